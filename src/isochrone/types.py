@@ -1,0 +1,95 @@
+"""The nouns every room shares: units, buffers, and what the front door needs of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+BLOCK: Final = 4096  # bytes; the unit of mapping and of checksums
+TRACK: Final = 65536  # bytes; the unit of relations and reporting
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+TIB: Final = 1 << 40
+
+VOLUME_BYTES_MIN: Final = 1 * MIB
+VOLUME_BYTES_MAX: Final = 64 * TIB
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The identity of a history: which line of writes, and how often it was taken over."""
+
+    id: str  # 32 hex digits
+    epoch: int  # 1 at birth, +1 at every failover
+
+    def supersedes(self, other: Lineage) -> bool:
+        """True if this is the same history, taken over after `other`."""
+        return self.id == other.id and self.epoch > other.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class ExportInfo:
+    """One line of an export listing."""
+
+    name: str
+    size: int  # bytes
+    read_only: bool
+    description: str
+
+
+class Device(Protocol):
+    """A block device as the front door sees it: bytes in, bytes out, no protocol.
+
+    Calls are synchronous: they reach the page cache, never the platter. `write` and `discard` only
+    *stage* a change; the backend's `commit` appends everything staged in this turn of the loop at
+    once. `data` must stay unchanged until then. Ranges are checked by the device: it raises
+    `OutOfRange` past the end and `ReadOnly` for a change of a read-only device.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...  # bytes
+    @property
+    def read_only(self) -> bool: ...
+    @property
+    def description(self) -> str: ...
+
+    def read(self, offset: int, length: int) -> Sequence[Buffer]:
+        """The bytes of a range, in one or more pieces; unwritten blocks are zeros."""
+        ...
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Stage a write of any alignment."""
+        ...
+
+    def discard(self, offset: int, length: int) -> None:
+        """Stage that a range reads as zeros from now on (TRIM and WRITE_ZEROES alike)."""
+        ...
+
+
+class Backend(Protocol):
+    """All devices behind one front door, and what belongs to them together."""
+
+    def exports(self) -> Sequence[ExportInfo]: ...
+
+    def attach(self, name: str, client: str) -> Device:
+        """Open an export for a client; the empty name means the default one. Raises `NotFound`."""
+        ...
+
+    def detach(self, device: Device, client: str) -> None: ...
+
+    def commit(self) -> None:
+        """Append everything staged since the last call as one batch, and make it visible.
+
+        If it raises, no change staged since then may be reported as done.
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Return when everything committed before the call survives a power cut."""
+        ...
