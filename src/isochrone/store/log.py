@@ -1,0 +1,282 @@
+"""The log: an append-only sequence of records in segment files.
+
+Knows batches and places, not what records mean. The tail is appended by synchronous calls into the
+page cache; making it durable is a *ticket* that may run in a thread while appends go on.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from isochrone.errors import Damaged
+from isochrone.store.format import (
+    HEADER,
+    SEGMENT_BYTES,
+    SLOT_BITS,
+    SLOT_MASK,
+    Batch,
+    Header,
+    checksum,
+    decode_batch,
+    decode_header,
+    decode_segment_header,
+    encode_meta,
+    encode_segment_header,
+    meta_verifies,
+    segment_name,
+    segment_number,
+    slots,
+)
+from isochrone.types import BLOCK, Buffer
+from isochrone.world.clock import Clock
+from isochrone.world.disk import Disk, File
+
+OPEN_SEGMENTS_MAX: Final = (
+    512  # file descriptors held for reading; half of the usual limit of 1,024
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncTicket:
+    """What has to be synced so that everything up to `lsn` is durable."""
+
+    lsn: int
+    files: tuple[File, ...]
+    disk: Disk | None  # set if new names must be synced too
+
+    def run(self) -> None:
+        """Blocks; may run in a thread. Raises `OSError`."""
+        for file in self.files:
+            file.sync()
+        if self.disk is not None:
+            self.disk.sync_names()
+
+
+class Log:
+    """An open log. Made by `recover`, which knows where it ends."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        clock: Clock,
+        pool: str,
+        *,
+        lsn: int,
+        segment: int,
+        first_lsns: dict[int, int],
+    ) -> None:
+        self._disk = disk
+        self._clock = clock
+        self.pool = bytes.fromhex(pool)
+        self.lsn = lsn  # newest record
+        self.durable = lsn  # newest record that survives a power cut
+        self.bytes_appended = 0
+        self.first_lsns = first_lsns  # segment -> lsn of the first record it may hold, ascending
+        self._files: dict[int, File] = {}
+        self._segment = segment  # the newest; 0: none yet
+        self._slot = SEGMENT_BYTES // BLOCK  # full: the first append makes a new segment
+        self._tail: File | None = None
+        self._unsynced: dict[int, File] = {}
+        self._names_unsynced = False
+        self._syncing = False
+
+    # -- appending
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(segment, slot) where the next batch goes, unless it needs a new segment."""
+        return self._segment, self._slot
+
+    def append(
+        self,
+        descriptors: list[bytes],
+        sums: array[int],
+        bodies: bytes,
+        payload: Sequence[Buffer],
+    ) -> int:
+        """Append records as one batch; the pointer of its first payload block.
+
+        Raises `OSError` and leaves the log as it was if the disk does not take it.
+        """
+        room = slots(HEADER.size + 24 * len(descriptors) + 8 * len(sums) + len(bodies)) + len(sums)
+        if self._slot + room > SEGMENT_BYTES // BLOCK:
+            self._new_segment()
+        assert self._tail is not None
+        meta = encode_meta(
+            pool=self.pool,
+            segment=self._segment,
+            slot=self._slot,
+            first_lsn=self.lsn + 1,
+            durable_lsn=self.durable,
+            stamp=self._clock.wall_ns(),
+            descriptors=descriptors,
+            sums=sums,
+            bodies=bodies,
+        )
+        self._tail.write_at([meta, *payload], self._slot * BLOCK)
+        self._unsynced[self._segment] = self._tail
+        first = self._segment << SLOT_BITS | (self._slot + len(meta) // BLOCK)
+        self._slot += room
+        self.lsn += len(descriptors)
+        self.bytes_appended += room * BLOCK
+        return first
+
+    def _new_segment(self) -> None:
+        number = self._segment + 1
+        file = self._disk.create(segment_name(number))
+        header = encode_segment_header(self.pool, number, self.lsn + 1, self._clock.wall_ns())
+        try:
+            file.write_at([header], 0)
+        except OSError:
+            file.close()
+            self._disk.remove(segment_name(number))
+            raise
+        self._segment, self._slot, self._tail = number, 1, file
+        self._files[number] = self._unsynced[number] = file
+        self.first_lsns[number] = self.lsn + 1
+        self._names_unsynced = True
+
+    # -- making durable
+
+    def begin_sync(self) -> SyncTicket:
+        """A ticket for everything appended so far. One at a time."""
+        assert not self._syncing
+        self._syncing = True
+        ticket = SyncTicket(
+            self.lsn, tuple(self._unsynced.values()), self._disk if self._names_unsynced else None
+        )
+        self._unsynced, self._names_unsynced = {}, False
+        return ticket
+
+    def end_sync(self, ticket: SyncTicket) -> None:
+        """The ticket ran without an error."""
+        self._syncing = False
+        self.durable = max(self.durable, ticket.lsn)
+
+    # -- reading
+
+    def file(self, segment: int) -> File:
+        file = self._files.get(segment)
+        if file is None:
+            file = self._open(segment)
+        return file
+
+    def _open(self, segment: int) -> File:
+        try:
+            file = self._disk.open(segment_name(segment))
+        except FileNotFoundError as e:
+            raise Damaged(f"segment {segment} of the log is missing") from e
+        if len(self._files) >= OPEN_SEGMENTS_MAX:
+            idle = next(n for n in self._files if n != self._segment and n not in self._unsynced)
+            self._files.pop(idle).close()
+        self._files[segment] = file
+        return file
+
+    def read(self, first: int, sums: array[int]) -> bytes:
+        """Consecutive blocks from a pointer on, each verified. Raises `Damaged`."""
+        segment, slot = first >> SLOT_BITS, first & SLOT_MASK
+        length = len(sums) * BLOCK
+        data = self.file(segment).read_at(length, slot * BLOCK)
+        if length == BLOCK:
+            if checksum(data) == sums[0]:
+                return data
+        elif len(data) == length and verifies(data, sums):
+            return data
+        bad = next(
+            at for at, s in enumerate(sums) if checksum(data[at * BLOCK : (at + 1) * BLOCK]) != s
+        )
+        raise Damaged(
+            f"block at slot {slot + bad} of segment {segment} is not what was written",
+            hint="run: isochrone check DIR",
+        )
+
+    def batches(self, from_lsn: int, to_lsn: int) -> Iterator[Batch]:
+        """Every batch with records in a range of lsn, in order. Raises `Damaged` at a gap."""
+        numbers = sorted(self.first_lsns)
+        start = max((n for n in numbers if self.first_lsns[n] <= from_lsn), default=None)
+        if start is None:
+            raise Damaged(f"the log no longer holds record {from_lsn}")
+        for number in numbers[numbers.index(start) :]:
+            for batch in scan_segment(self.file(number), self.pool, number, 1):
+                if batch.header.first_lsn > to_lsn:
+                    return
+                if batch.header.last_lsn >= from_lsn:
+                    yield batch
+                if batch.header.last_lsn >= to_lsn:
+                    return
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+def verifies(data: Buffer, sums: array[int]) -> bool:
+    """Whether each block of `data` has its checksum."""
+    view = memoryview(data)
+    at = 0
+    for expected in sums:
+        if checksum(view[at : at + BLOCK]) != expected:
+            return False
+        at += BLOCK
+    return True
+
+
+def scan_segment(file: File, pool: bytes, number: int, slot: int) -> Iterator[Batch]:
+    """Batches one after the other from a slot on, until one does not verify.
+
+    Verifies the meta bytes, not the payload.
+    """
+    while (batch := read_batch(file, pool, number, slot)) is not None:
+        yield batch
+        slot = batch.header.end_slot
+
+
+def read_batch(file: File, pool: bytes, number: int, slot: int) -> Batch | None:
+    """The batch at a place, or None if none verifies there."""
+    first = file.read_at(BLOCK, slot * BLOCK)
+    header = decode_header(first, pool, number, slot)
+    if header is None:
+        return None
+    meta = first[: header.meta_bytes]
+    if header.meta_bytes > BLOCK:
+        meta += file.read_at(header.meta_bytes - BLOCK, (slot + 1) * BLOCK)
+    if not meta_verifies(meta, header):
+        return None
+    return decode_batch(meta, header)
+
+
+def payload_verifies(file: File, batch: Batch) -> bool:
+    """Whether every payload block of a batch is there."""
+    header = batch.header
+    data = file.read_at(header.payload_blocks * BLOCK, header.payload_slot * BLOCK)
+    sums = array("Q", batch.sums.tobytes())
+    return len(data) == header.payload_blocks * BLOCK and verifies(data, sums)
+
+
+def segments(disk: Disk) -> list[int]:
+    """Numbers of the segment files of a disk, ascending."""
+    found = (segment_number(name) for name in disk.names())
+    return sorted(number for number in found if number is not None)
+
+
+def segment_header_lsn(file: File, pool: bytes, number: int) -> int | None:
+    """First lsn a segment may hold; None if its header is not intact or of another pool."""
+    header = decode_segment_header(file.read_at(BLOCK, 0))
+    if header is None or header.pool != pool or header.number != number:
+        return None
+    return header.first_lsn
+
+
+__all__ = [
+    "Header",
+    "Log",
+    "SyncTicket",
+    "payload_verifies",
+    "read_batch",
+    "scan_segment",
+    "segments",
+]

@@ -1,0 +1,21 @@
+"""What volumes, copies and groups may be called."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from isochrone.errors import InvalidInput
+
+NAME_CHARS_MAX: Final = 128  # VOLUME@COPY stays far below the 4,096 bytes of an NBD export name
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+def check_name(what: str, name: str) -> str:
+    """Return a good name, or raise `InvalidInput`. `@` and `~` are ours: they join and number."""
+    if len(name) > NAME_CHARS_MAX or not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name[:NAME_CHARS_MAX]!r} cannot be the name of a {what}",
+            hint=f"use up to {NAME_CHARS_MAX} letters, digits and ._+- (letter or digit first)",
+        )
+    return name

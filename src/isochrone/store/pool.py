@@ -1,0 +1,269 @@
+"""A pool: one log, the tables over it, and the way in for every change.
+
+Everything here runs on the loop and is synchronous, except `flush` and `checkpoint`, which await a
+sync or a transaction. Between two awaits nobody else runs, so the order of calls is the order of
+the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from isochrone.errors import Damaged, IsochroneError, NoSpace, PoolFailed
+from isochrone.store import records as r
+from isochrone.store.checkpoint import Checkpointer
+from isochrone.store.format import BODY, WRITE, Batch
+from isochrone.store.log import Log
+from isochrone.store.metadata import Metadata
+from isochrone.store.recover import read_tail
+from isochrone.store.stage import Stage
+from isochrone.store.state import State
+from isochrone.store.tracks import Forest, Table
+from isochrone.types import BLOCK, MIB, Buffer
+from isochrone.world import World
+from isochrone.world.disk import Disk
+
+CHECKPOINT_BYTES: Final = 512 * MIB  # log between checkpoints: a few seconds of replay at most
+ZEROS: Final = bytes(4 * MIB)
+
+
+class Pool:
+    """An open pool. Use `Pool.open`."""
+
+    def __init__(
+        self, disk: Disk, world: World, metadata: Metadata, state: State, log: Log, identity: str
+    ) -> None:
+        self.disk = disk
+        self.world = world
+        self.state = state
+        self.log = log
+        self.identity = identity
+        self.attached: dict[int, dict[str, int]] = {}  # volume -> client -> connections
+        self.failed: str = ""  # why nothing can be made durable any more
+        self.on_change: list[Callable[[int, r.AnyRecord], None]] = []  # called after each body
+        self._metadata = metadata
+        self._checkpointer = Checkpointer(metadata, state)
+        self._stage = Stage()
+        self._turn_error: IsochroneError | None = None
+        self._syncing: asyncio.Task[None] | None = None
+        self._bytes_at_checkpoint = 0
+
+    # -- opening and closing
+
+    @classmethod
+    def open(cls, disk: Disk, world: World) -> Pool:
+        """Open the pool of a disk, or make one if it is empty.
+
+        Raises `Damaged` if what was durable cannot be found again.
+        """
+        metadata = Metadata(disk)
+        identity = metadata.setting("pool")
+        if identity is None:
+            identity = world.dice.identity()
+            metadata.initialise(identity)
+        identity = str(identity)
+        next_node = int(metadata.setting("next_node") or 1)
+        state = State(Forest(metadata.node, next_id=next_node))
+        start = metadata.position()
+        Checkpointer.load(metadata, state)
+        tail = read_tail(disk, bytes.fromhex(identity), start)
+        log = Log(
+            disk,
+            world.clock,
+            identity,
+            lsn=tail.lsn,
+            segment=tail.segment,
+            first_lsns=tail.first_lsns,
+        )
+        pool = cls(disk, world, metadata, state, log, identity)
+        pool._checkpointer.loaded()
+        for batch in tail.batches:
+            pool._replay(batch)
+        return pool
+
+    def _replay(self, batch: Batch) -> None:
+        lsn, first, at, body_at = batch.header.first_lsn, batch.first_pointer, 0, 0
+        sums = array("Q", batch.sums.tobytes())
+        for kind, volume, block, count, size in batch.descriptors.tolist():
+            if kind == BODY:
+                self.state.apply(lsn, r.decode(batch.bodies[body_at : body_at + size]))
+                body_at += size
+            elif kind == WRITE:
+                self._map(lsn, volume, block, first + at, sums[at : at + count])
+                at += count
+            else:
+                self._unmap(lsn, volume, block, count)
+            lsn += 1
+
+    def abandon(self) -> None:
+        """Let go of the files without saving anything, as a crash does."""
+        self.log.close()
+        self._metadata.close()
+
+    async def close(self) -> None:
+        """Make everything durable, save a checkpoint, let go of the files."""
+        if not self.failed:
+            await self.flush()
+            await self.checkpoint()
+        self.abandon()
+
+    # -- changing
+
+    def stage_write(self, volume: int, block: int, data: memoryview) -> None:
+        """Stage a write of whole blocks; `data` must not change before `commit`."""
+        self._writable()
+        step = 8 * MIB
+        for at in range(0, len(data), step):
+            self._stage.write(volume, block + at // BLOCK, data[at : at + step])
+            if self._stage.full:
+                self.commit_part()
+
+    def stage_discard(self, volume: int, block: int, count: int) -> None:
+        self._writable()
+        while count > 0:
+            n = min(count, 0xFFFFFFFF)
+            self._stage.discard(volume, block, n)
+            block, count = block + n, count - n
+
+    def commit(self) -> None:
+        """Append all that was staged since the last call, and make it visible.
+
+        Raises `NoSpace`, `Damaged` or `PoolFailed`; then nothing staged since may be called done.
+        """
+        self.commit_part()
+        error, self._turn_error = self._turn_error, None
+        if error is not None:
+            raise error
+
+    def commit_part(self) -> None:
+        """Append what is staged in the middle of a turn. An error is kept for `commit`."""
+        stage = self._stage
+        if not stage:
+            return
+        self._stage = Stage()
+        if self._turn_error is not None:
+            return  # the turn has failed already: later changes must not overtake earlier ones
+        try:
+            self._append(stage)
+        except IsochroneError as e:
+            self._turn_error = e
+
+    def _append(self, stage: Stage) -> int:
+        """Append a stage and update the tables; the lsn of its last record."""
+        lsn = self.log.lsn + 1
+        with self._disk_errors():
+            at = self.log.append(
+                stage.descriptors, stage.sums, b"".join(stage.bodies), stage.payload
+            )
+        done = 0
+        for kind, volume, block, count in stage.updates:
+            if kind == WRITE:
+                self._map(lsn, volume, block, at + done, stage.sums[done : done + count])
+                done += count
+            else:
+                self._unmap(lsn, volume, block, count)
+            lsn += 1
+        return self.log.lsn
+
+    def _map(self, lsn: int, volume: int, block: int, first: int, sums: array[int]) -> None:
+        self.state.forest.map(self.state.tables[volume], block, first, sums)
+        found = self.state.volumes[volume]
+        found.changed_lsn = lsn
+        found.blocks_changed += len(sums)
+
+    def _unmap(self, lsn: int, volume: int, block: int, count: int) -> None:
+        self.state.forest.unmap(self.state.tables[volume], block, count)
+        found = self.state.volumes[volume]
+        found.changed_lsn = lsn
+        found.blocks_changed += count
+
+    def record(self, record: r.AnyRecord) -> int:
+        """Append one body record behind everything staged, and apply it; its lsn.
+
+        It is in the log, not yet durable: `flush` before telling a person that it is done.
+        """
+        self._writable()
+        self.commit_part()
+        stage = Stage()
+        stage.body(r.encode(record))
+        lsn = self._append(stage)
+        self.state.apply(lsn, record)
+        for told in self.on_change:
+            told(lsn, record)
+        return lsn
+
+    def _writable(self) -> None:
+        if self.failed:
+            raise PoolFailed(f"the pool is read-only: {self.failed}")
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpace("the disk under the pool is full; nothing was written") from e
+            raise Damaged(f"the disk refused an append: {e.strerror or e}") from e
+
+    # -- reading
+
+    def read(self, table: Table, block: int, count: int) -> list[Buffer]:
+        """Whole blocks of a table, in pieces. Raises `Damaged` for blocks that do not verify."""
+        if self._stage:
+            self.commit_part()
+        pieces: list[Buffer] = []
+        read = self.log.read
+        for run in self.state.forest.runs(table, block, count):
+            if run.pointer:
+                try:
+                    pieces.append(read(run.pointer, run.sums))
+                except OSError as e:
+                    raise Damaged(f"the disk cannot read a block: {e.strerror or e}") from e
+            else:
+                left = run.blocks * BLOCK
+                while left:
+                    n = min(left, len(ZEROS))
+                    pieces.append(memoryview(ZEROS)[:n])
+                    left -= n
+        return pieces
+
+    # -- durability
+
+    async def flush(self) -> None:
+        """Return when everything committed before the call survives a power cut.
+
+        All callers of one moment share a sync. Raises `PoolFailed`.
+        """
+        wanted = self.log.lsn
+        while self.log.durable < wanted:
+            self._writable()
+            if self._syncing is None:
+                self._syncing = asyncio.get_running_loop().create_task(self._sync())
+            await asyncio.shield(self._syncing)
+
+    async def _sync(self) -> None:
+        try:
+            ticket = self.log.begin_sync()
+            await self.world.work.run(ticket.run)
+            self.log.end_sync(ticket)
+        except OSError as e:
+            # After a failed sync the kernel may have dropped the pages: no later success means
+            # anything, so nothing is ever called durable again.
+            self.failed = f"a sync failed: {e.strerror or e}"
+            raise PoolFailed(f"the pool cannot make data durable: {e.strerror or e}") from e
+        finally:
+            self._syncing = None
+
+    async def checkpoint(self) -> None:
+        """Save catalogue and tables, so that recovery starts here."""
+        await self._checkpointer.run(self)
+        self._bytes_at_checkpoint = self.log.bytes_appended
+
+    @property
+    def checkpoint_due(self) -> bool:
+        return self.log.bytes_appended - self._bytes_at_checkpoint >= CHECKPOINT_BYTES

@@ -1,0 +1,53 @@
+"""Changes gathered in one turn of the loop, to be appended as one batch."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Final
+
+from isochrone.store.format import BODY, DISCARD, WRITE, checksum, describe
+from isochrone.types import BLOCK, MIB, Buffer
+
+STAGE_BYTES_MAX: Final = 16 * MIB  # a batch must leave room in a segment and bound its memory
+RECORDS_MAX: Final = 65536  # 1.5 MiB of descriptors
+
+
+class Stage:
+    """Descriptors, checksums and payload of the next batch, and the table updates it stands for."""
+
+    __slots__ = ("blocks", "bodies", "descriptors", "payload", "sums", "updates")
+
+    def __init__(self) -> None:
+        self.descriptors: list[bytes] = []
+        self.sums: array[int] = array("Q")
+        self.bodies: list[bytes] = []
+        self.payload: list[Buffer] = []
+        self.updates: list[tuple[int, int, int, int]] = []  # kind, volume, block, count
+        self.blocks = 0
+
+    def __len__(self) -> int:
+        return len(self.descriptors)
+
+    @property
+    def full(self) -> bool:
+        return self.blocks * BLOCK >= STAGE_BYTES_MAX or len(self.descriptors) >= RECORDS_MAX
+
+    def write(self, volume: int, block: int, data: memoryview) -> None:
+        """Whole blocks. `data` must stay as it is until the batch is appended."""
+        count = len(data) // BLOCK
+        if count == 1:
+            self.sums.append(checksum(data))
+        else:
+            self.sums.extend([checksum(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK)])
+        self.descriptors.append(describe(WRITE, volume, block, count, 0))
+        self.payload.append(data)
+        self.updates.append((WRITE, volume, block, count))
+        self.blocks += count
+
+    def discard(self, volume: int, block: int, count: int) -> None:
+        self.descriptors.append(describe(DISCARD, volume, block, count, 0))
+        self.updates.append((DISCARD, volume, block, count))
+
+    def body(self, body: bytes) -> None:
+        self.descriptors.append(describe(BODY, 0, 0, 0, len(body)))
+        self.bodies.append(body)

@@ -1,0 +1,285 @@
+"""Virtual track tables: which place in the log holds which block of a volume.
+
+A table is a list of *leaves*, kept in *chunks*; a leaf is a row of 1,024 block pointers with their
+checksums, 4 MiB of volume; a chunk is a row of 512 leaf ids, 2 GiB. Copies share chunks and leaves.
+
+    table root   array of chunk ids, one a 2 GiB
+    chunk        words[0..511]     leaf ids
+    leaf         words[0..1023]    pointers, words[1024..2047] checksums
+
+Chunks and leaves are *nodes*: numbered, and immutable once shared. Sharing is known by epochs: a
+node may be changed in place only if it was made after the last copy of its table. So a copy costs
+the root (4 KiB for 1 TiB) and nothing is ever counted.
+
+Nodes are loaded from the metadata store on demand and dropped above a budget if a checkpoint has
+them. Nothing here does IO: the loader is handed in.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+from isochrone.types import BLOCK, MIB
+
+LEAF_BLOCKS: Final = 1024  # 16 KiB to copy at the first write after a copy: about 1 us
+LEAF_SHIFT: Final = 10
+LEAF_MASK: Final = LEAF_BLOCKS - 1
+CHUNK_LEAVES: Final = 512  # a root of 512 words for 1 TiB, 32,768 for 64 TiB
+CHUNK_SHIFT: Final = 9
+CHUNK_MASK: Final = CHUNK_LEAVES - 1
+NODE_BYTES_BUDGET: Final = 512 * MIB  # maps 128 GiB of hot blocks; more is loaded on demand
+
+_EMPTY_LEAF: Final = array("Q", bytes(16 * LEAF_BLOCKS))
+_EMPTY_CHUNK: Final = array("Q", bytes(8 * CHUNK_LEAVES))
+_ZEROS: Final = array("Q", bytes(8 * LEAF_BLOCKS))
+
+Loader = Callable[[int], bytes]
+
+
+class Node:
+    __slots__ = ("epoch", "id", "words")
+
+    def __init__(self, id: int, epoch: int, words: array[int]) -> None:
+        self.id = id
+        self.epoch = epoch
+        self.words = words
+
+
+class Table:
+    """The mapping of one volume. `changed`: the root differs from the last checkpoint's."""
+
+    __slots__ = ("changed", "epoch", "root")
+
+    def __init__(self, root: array[int], epoch: int) -> None:
+        self.root = root
+        self.epoch = epoch
+        self.changed = True
+
+
+class Run(NamedTuple):
+    """Blocks that lie one after the other in the log; pointer 0 is a hole."""
+
+    block: int
+    blocks: int
+    pointer: int
+    sums: array[int]  # one a block; empty for a hole
+
+
+class Forest:
+    """All nodes of a pool."""
+
+    def __init__(self, load: Loader, *, next_id: int = 1, budget: int = NODE_BYTES_BUDGET) -> None:
+        self._load = load
+        self._nodes: dict[int, Node] = {}
+        self.fresh: dict[int, Node] = {}  # made since the last freeze; a checkpoint has the others
+        self._saving: dict[int, Node] = {}  # handed to a checkpoint that is not committed yet
+        self.next_id = next_id
+        self.epoch = 1
+        self.budget = budget
+
+    # -- nodes
+
+    def node(self, id: int) -> Node:
+        found = self._nodes.get(id)
+        return found if found is not None else self._loaded(id)
+
+    def _loaded(self, id: int) -> Node:
+        words = array("Q")
+        words.frombytes(self._load(id))
+        node = Node(id, 0, words)  # epoch 0: whoever changes it must copy it first
+        self._nodes[id] = node
+        if len(self._nodes) * 16 * LEAF_BLOCKS > self.budget:
+            self._evict()
+        return node
+
+    def _evict(self) -> None:
+        """Drop a tenth of the nodes, the longest-held first, of those a checkpoint has."""
+        wanted = len(self._nodes) // 10
+        clean = (id for id in self._nodes if id not in self.fresh and id not in self._saving)
+        for id in [id for id, _ in zip(clean, range(wanted), strict=False)]:
+            del self._nodes[id]
+
+    def _make(self, words: array[int]) -> Node:
+        node = Node(self.next_id, self.epoch, words)
+        self.next_id += 1
+        self._nodes[node.id] = self.fresh[node.id] = node
+        return node
+
+    def _forget(self, node: Node) -> None:
+        """Drop a node that no table can reach: one that was made and replaced in one epoch."""
+        if self.fresh.pop(node.id, None) is not None:
+            del self._nodes[node.id]
+
+    # -- tables
+
+    def table(self) -> Table:
+        return Table(array("Q"), self.epoch)
+
+    def clone(self, table: Table) -> Table:
+        """A table with the same content; both go their own ways from here on."""
+        self.epoch += 1
+        table.epoch = self.epoch
+        return Table(array("Q", table.root), self.epoch)
+
+    def freeze(self, tables: Iterable[Table]) -> dict[int, Node]:
+        """Make every node immutable and return those made since the last freeze.
+
+        They must reach the metadata store before `saved` is called.
+        """
+        assert not self._saving, "two checkpoints at once"
+        self.epoch += 1
+        for table in tables:
+            table.epoch = self.epoch
+        self._saving, self.fresh = self.fresh, {}
+        return self._saving
+
+    def saved(self) -> None:
+        """The nodes of the last freeze are in the metadata store."""
+        self._saving = {}
+        if len(self._nodes) * 16 * LEAF_BLOCKS > self.budget:
+            self._evict()
+
+    # -- reading
+
+    def leaf(self, table: Table, index: int) -> array[int] | None:
+        """Words of a leaf for reading, or None where nothing is mapped."""
+        root = table.root
+        at = index >> CHUNK_SHIFT
+        if at >= len(root) or not (chunk_id := root[at]):
+            return None
+        leaf_id = self.node(chunk_id).words[index & CHUNK_MASK]
+        return self.node(leaf_id).words if leaf_id else None
+
+    def runs(self, table: Table, block: int, count: int) -> Iterator[Run]:
+        """The range as runs that can each be read by one call; holes are runs too."""
+        end = block + count
+        while block < end:
+            here = min(end, (block | LEAF_MASK) + 1)
+            words = self.leaf(table, block >> LEAF_SHIFT)
+            if words is None:
+                yield Run(block, here - block, 0, _NONE)
+                block = here
+                continue
+            at = block & LEAF_MASK
+            stop = at + here - block
+            while at < stop:
+                first = words[at]
+                n = 1
+                if first:
+                    while at + n < stop and words[at + n] == first + n:
+                        n += 1
+                    sums = words[LEAF_BLOCKS + at : LEAF_BLOCKS + at + n]
+                    yield Run(block, n, first, sums)
+                else:
+                    while at + n < stop and not words[at + n]:
+                        n += 1
+                    yield Run(block, n, 0, _NONE)
+                at += n
+                block += n
+
+    def leaves(self, table: Table) -> Iterator[tuple[int, array[int]]]:
+        """(index, words) of every leaf that exists."""
+        for at, chunk_id in enumerate(table.root):
+            if chunk_id:
+                for low, leaf_id in enumerate(self.node(chunk_id).words):
+                    if leaf_id:
+                        yield at << CHUNK_SHIFT | low, self.node(leaf_id).words
+
+    def mapped_blocks(self, table: Table) -> int:
+        return sum(LEAF_BLOCKS - words[:LEAF_BLOCKS].count(0) for _, words in self.leaves(table))
+
+    def reachable(self, tables: Iterable[Table]) -> set[int]:
+        """Ids of all nodes the tables reach."""
+        chunks = {id for table in tables for id in table.root if id}
+        found = set(chunks)
+        for id in chunks:
+            found.update(self.node(id).words)
+        found.discard(0)
+        return found
+
+    # -- changing
+
+    def _own_leaf(self, table: Table, index: int) -> array[int]:
+        """Words of a leaf that only this table reaches."""
+        root = table.root
+        at = index >> CHUNK_SHIFT
+        if at >= len(root):
+            root.extend(bytes(at + 1 - len(root)))
+            table.changed = True
+        chunk = self.node(root[at]) if root[at] else None
+        low = index & CHUNK_MASK
+        leaf_id = chunk.words[low] if chunk is not None else 0
+        leaf = self.node(leaf_id) if leaf_id else None
+        if leaf is not None and leaf.epoch >= table.epoch:
+            return leaf.words
+        if chunk is None or chunk.epoch < table.epoch:
+            chunk = self._make(array("Q", chunk.words if chunk is not None else _EMPTY_CHUNK))
+            root[at] = chunk.id
+            table.changed = True
+        leaf = self._make(array("Q", leaf.words if leaf is not None else _EMPTY_LEAF))
+        chunk.words[low] = leaf.id
+        return leaf.words
+
+    def map(self, table: Table, block: int, first: int, sums: array[int]) -> None:
+        """Point `len(sums)` blocks at consecutive places from `first` on."""
+        if len(sums) == 1:  # the common case of random writes
+            words = self._own_leaf(table, block >> LEAF_SHIFT)
+            at = block & LEAF_MASK
+            words[at] = first
+            words[LEAF_BLOCKS + at] = sums[0]
+            return
+        done = 0
+        while done < len(sums):
+            words = self._own_leaf(table, block >> LEAF_SHIFT)
+            at = block & LEAF_MASK
+            n = min(len(sums) - done, LEAF_BLOCKS - at)
+            words[at : at + n] = array("Q", range(first + done, first + done + n))
+            words[LEAF_BLOCKS + at : LEAF_BLOCKS + at + n] = sums[done : done + n]
+            done += n
+            block += n
+
+    def unmap(self, table: Table, block: int, count: int) -> None:
+        """Make a range a hole. Whole leaves and chunks are let go: a huge discard stays cheap."""
+        end = min(block + count, len(table.root) << (CHUNK_SHIFT + LEAF_SHIFT))
+        while block < end:
+            at = block >> (CHUNK_SHIFT + LEAF_SHIFT)
+            next_chunk = (at + 1) << (CHUNK_SHIFT + LEAF_SHIFT)
+            if not table.root[at]:
+                block = next_chunk
+            elif block == at << (CHUNK_SHIFT + LEAF_SHIFT) and end >= next_chunk:
+                table.root[at] = 0
+                table.changed = True
+                block = next_chunk
+            else:
+                block = self._unmap_in_chunk(table, block, min(end, next_chunk))
+
+    def _unmap_in_chunk(self, table: Table, block: int, end: int) -> int:
+        while block < end:
+            index = block >> LEAF_SHIFT
+            stop = min(end, (index + 1) << LEAF_SHIFT)
+            if self.leaf(table, index) is not None:
+                words = self._own_leaf(table, index)
+                at, n = block & LEAF_MASK, stop - block
+                if n == LEAF_BLOCKS:
+                    self._drop_leaf(table, index)
+                else:
+                    words[at : at + n] = _ZEROS[:n]
+                    words[LEAF_BLOCKS + at : LEAF_BLOCKS + at + n] = _ZEROS[:n]
+            block = stop
+        return block
+
+    def _drop_leaf(self, table: Table, index: int) -> None:
+        """Take out a leaf that `_own_leaf` has made our own."""
+        words = self.node(table.root[index >> CHUNK_SHIFT]).words
+        self._forget(self.node(words[index & CHUNK_MASK]))
+        words[index & CHUNK_MASK] = 0
+
+
+_NONE: Final = array("Q")
+
+
+def blocks_of(size: int) -> int:
+    """Blocks that cover so many bytes."""
+    return -(-size // BLOCK)
