@@ -1,0 +1,152 @@
+"""The secondary's side of a consistency group: collect it in the log, commit it as one step."""
+
+from __future__ import annotations
+
+from isochrone.errors import Conflict, Damaged, PeerFault
+from isochrone.mirror.wire import Begin, Command, Cut, Data, Holes, RemoteVolume
+from isochrone.store import records as r
+from isochrone.store.log import verifies
+from isochrone.store.pool import Pool
+from isochrone.store.state import Group
+from isochrone.types import BLOCK, VOLUME_BYTES_MAX, Lineage
+
+
+class Receiver:
+    """Takes the messages between BEGIN and CUT. What it is told is checked before it is logged.
+
+    Raises `PeerFault` for what a sane primary would not send; the connection must end then, and
+    nothing of the group has become visible.
+    """
+
+    def __init__(self, pool: Pool, group: Group, lineage: Lineage) -> None:
+        self._pool = pool
+        self._group = group
+        self._lineage = lineage
+        self._shadows: dict[int, int] = {}  # volume id at the primary -> shadow here
+        self._blocks = 0
+
+    @property
+    def bytes_collected(self) -> int:
+        return self._blocks * BLOCK
+
+    def begin(self, message: Begin) -> None:
+        if message.base not in (0, self._group.cut):
+            raise PeerFault(
+                f"a group on cut {message.base} was sent; cut {self._group.cut} is here"
+            )
+        if message.cut <= self._group.cut:
+            raise PeerFault(f"cut {message.cut} was sent again")
+        volumes = self._places(message)
+        self._pool.record(
+            r.IncomingBegun(
+                group=self._group.name,
+                lineage=self._lineage.id,
+                epoch=self._lineage.epoch,
+                base=message.base,
+                volumes=volumes,
+            )
+        )
+        self._shadows = {v.remote: v.shadow for v in volumes}
+        self._blocks = 0
+
+    def _places(self, message: Begin) -> tuple[r.IncomingVolume, ...]:
+        """Where each volume goes: the local one it has, or a new one, and a shadow."""
+        known = self._group.remote_ids
+        if message.base and {v.id for v in message.volumes} != set(known):
+            raise PeerFault("the primary's group has other volumes than before")
+        ids = iter(self._pool.state.new_ids(2 * len(message.volumes)))
+        places = []
+        for v in message.volumes:
+            check_volume(self._pool, self._group, v)
+            local = known[v.id] if v.id in known else next(ids)
+            # On a base, resizes come as commands at their place among the writes.
+            size = self._pool.state.volumes[local].size if message.base else v.size
+            places.append(r.IncomingVolume(v.id, v.name, size, local, next(ids)))
+        return tuple(places)
+
+    def _shadow(self, remote: int) -> int:
+        try:
+            return self._shadows[remote]
+        except KeyError:
+            raise PeerFault(f"volume {remote} is not part of the group") from None
+
+    def _check_range(self, shadow: int, block: int, count: int) -> None:
+        if block + count > -(-self._pool.state.volumes[shadow].size // BLOCK):
+            raise PeerFault(f"{count} blocks at {block} reach past the end of a volume")
+
+    def data(self, message: Data) -> None:
+        shadow = self._shadow(message.volume)
+        if not verifies(message.payload, message.sums):
+            raise Damaged("a block does not have the checksum it had at the primary")
+        view = memoryview(message.payload)
+        blocks = message.blocks
+        start = 0
+        for at in range(1, len(blocks) + 1):
+            if at == len(blocks) or blocks[at] != blocks[at - 1] + 1:
+                self._check_range(shadow, blocks[start], at - start)
+                self._pool.stage_write(shadow, blocks[start], view[start * BLOCK : at * BLOCK])
+                start = at
+        self._pool.commit()
+        self._blocks += len(blocks)
+
+    def holes(self, message: Holes) -> None:
+        for remote, block, count in message.ranges:
+            shadow = self._shadow(remote)
+            # A hole is cut at the end of the volume: a shrink may have come after the discard.
+            end = -(-self._pool.state.volumes[shadow].size // BLOCK)
+            if 0 <= block < end and count > 0:
+                self._pool.stage_discard(shadow, block, min(count, end - block))
+        self._pool.commit()
+
+    def command(self, message: Command) -> None:
+        """A record of the primary, with its volumes replaced by the shadows here."""
+        match r.decode(message.body):
+            case r.CopyTaken() as taken:
+                sources = [s for s, _ in taken.members if s in self._shadows]
+                if not sources or len(set(sources)) != len(sources):
+                    raise PeerFault(f"copy {taken.name!r} has no volume of the group, or one twice")
+                ids = self._pool.state.new_ids(len(sources))
+                self._pool.record(
+                    r.CopyTaken(
+                        name=taken.name,
+                        writable=taken.writable,
+                        stamp=taken.stamp,
+                        members=tuple(zip(map(self._shadow, sources), ids, strict=True)),
+                        group=self._group.name,
+                    )
+                )
+            case r.CopyDeleted(name=name):
+                self._pool.record(r.CopyDeleted(name=name, group=self._group.name))
+            case r.VolumeResized(id=id, size=size):
+                if not 0 < size <= VOLUME_BYTES_MAX:
+                    raise PeerFault(f"a volume was resized to {size} bytes")
+                self._pool.record(r.VolumeResized(id=self._shadow(id), size=size))
+            case other:
+                raise PeerFault(f"a {type(other).__name__} record cannot be mirrored")
+
+    def commit(self, message: Cut) -> None:
+        """Make the group visible, in one record; flush before saying that it is hardened."""
+        if not self._shadows:
+            raise PeerFault("a cut came without a group")
+        if message.blocks != self._blocks:
+            raise PeerFault(f"{message.blocks} blocks were sent, {self._blocks} arrived")
+        if message.cut <= self._group.cut:
+            raise PeerFault(f"cut {message.cut} was sent again")
+        self._pool.record(
+            r.IncomingCommitted(group=self._group.name, cut=message.cut, stamp=message.stamp)
+        )
+        self._shadows = {}
+
+
+def check_volume(pool: Pool, group: Group, volume: RemoteVolume) -> None:
+    """Whether a volume of the primary can live here. Raises `Conflict` or `PeerFault`."""
+    if volume.id in group.remote_ids:
+        return
+    if not 0 < volume.size <= VOLUME_BYTES_MAX or not volume.name or "@" in volume.name:
+        raise PeerFault(f"the primary has an impossible volume {volume.name!r}")
+    mine = group.incoming is not None and any(v.name == volume.name for v in group.incoming.volumes)
+    if pool.state.reserved(volume.name) and not mine:
+        raise Conflict(
+            f"there is a volume {volume.name!r} here already",
+            hint=f"delete it here, or mirror {group.name} to another controller",
+        )

@@ -1,0 +1,45 @@
+"""Placing cuts at the primary: markers in the log, everything before, nothing after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from isochrone.store import records as r
+from isochrone.store.pool import Pool
+from isochrone.store.state import Group, Mark
+
+
+def changed_since(pool: Pool, group: Group, mark: Mark) -> bool:
+    """Whether anything a secondary would have to learn happened after a cut."""
+    volumes = pool.state.volumes
+    if any(volumes[id].changed_lsn > mark.lsn for id in group.volumes):
+        return True
+    return copies_changed_lsn(pool, group) > mark.lsn
+
+
+def copies_changed_lsn(pool: Pool, group: Group) -> int:
+    """The newest copy of the group's volumes that was taken or deleted."""
+    return max(
+        pool.state.copies_deleted_lsn,
+        max(
+            (
+                copy.lsn
+                for copy in pool.state.copies.values()
+                if any(source in group.volumes for source, _ in copy.members)
+            ),
+            default=0,
+        ),
+    )
+
+
+def place(pool: Pool, group: Group, acked: Mapping[str, int]) -> Mark:
+    """Put the next cut of a group into the log; it is not durable yet."""
+    pool.record(
+        r.CutPlaced(
+            group=group.name,
+            cut=group.cut + 1,
+            stamp=pool.world.clock.wall_ns(),
+            acked=dict(acked),
+        )
+    )
+    return group.marks[-1]

@@ -1,0 +1,44 @@
+"""Groups: the volumes that are mirrored and recovered together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from isochrone.errors import Conflict, InvalidInput, NotFound
+from isochrone.store import records as r
+from isochrone.store.names import check_name
+from isochrone.store.pool import Pool
+from isochrone.store.state import Group
+from isochrone.store.volumes import plain
+
+GROUP_VOLUMES_MAX = 1024  # keeps the record that begins a consistency group far below a frame
+
+
+def find_group(pool: Pool, name: str) -> Group:
+    try:
+        return pool.state.groups[name]
+    except KeyError:
+        raise NotFound(f"there is no group {name!r}", hint="see: isochrone group list") from None
+
+
+def create(pool: Pool, name: str, volumes: Sequence[str]) -> Group:
+    """Make a group of volumes of this controller; it is their primary. All or nothing."""
+    check_name("group", name)
+    if name in pool.state.groups:
+        raise Conflict(f"there is a group {name!r} already")
+    if not volumes or len(set(volumes)) != len(volumes):
+        raise InvalidInput("a group needs volumes, each named once")
+    if len(volumes) > GROUP_VOLUMES_MAX:
+        raise InvalidInput(f"a group has at most {GROUP_VOLUMES_MAX} volumes")
+    members = [plain(pool, volume, "put into a group") for volume in volumes]
+    for volume in members:
+        if volume.group:
+            raise Conflict(f"{volume.name!r} belongs to the group {volume.group!r} already")
+    pool.record(
+        r.GroupCreated(
+            name=name,
+            lineage=pool.world.dice.identity(),
+            volumes=tuple(volume.id for volume in members),
+        )
+    )
+    return pool.state.groups[name]

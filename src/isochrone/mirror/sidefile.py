@@ -1,0 +1,181 @@
+"""The side file of a session: the part of the log between two cuts, as what must be sent.
+
+It is no file: the log is read again. Only the last version of each block between two barriers is
+kept; a barrier is a record whose place matters (a copy, a resize).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isochrone.store import records as r
+from isochrone.store.format import BODY, DISCARD, Batch
+from isochrone.store.log import Log
+from isochrone.types import BLOCK
+
+U64 = NDArray[np.uint64]
+HOLES_MAX: Final = 4096  # ranges in one message; keeps it below 128 KiB
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Last versions of blocks of one volume, ascending, at most as many as asked for."""
+
+    volume: int
+    blocks: array[int]
+    pointers: array[int]
+    sums: array[int]
+
+
+@dataclass(frozen=True, slots=True)
+class HoleRanges:
+    ranges: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    record: r.AnyRecord
+
+
+Item = Blocks | HoleRanges | Barrier
+
+
+class _Interval:
+    """What was written and discarded since the last barrier."""
+
+    def __init__(self) -> None:
+        self.columns: list[U64] = []  # rows of volume, block, pointer, sum, in log order
+        self.discards: list[tuple[int, int, int, int]] = []  # volume, block, count, rows before
+        self.rows = 0
+
+    def write(self, volume: int, block: int, first: int, sums: U64) -> None:
+        count = len(sums)
+        rows = np.empty((4, count), np.uint64)
+        rows[0] = volume
+        rows[1] = np.arange(block, block + count, dtype=np.uint64)
+        rows[2] = np.arange(first, first + count, dtype=np.uint64)
+        rows[3] = sums
+        self.columns.append(rows)
+        self.rows += count
+
+    def items(self, blocks_max: int) -> Iterator[Item]:
+        """Holes first, then blocks: a block that was written after its discard overrides it."""
+        ranges = [discard[:3] for discard in self.discards]
+        for at in range(0, len(ranges), HOLES_MAX):
+            yield HoleRanges(tuple(ranges[at : at + HOLES_MAX]))
+        if not self.rows:
+            return
+        volume, block, pointer, sums = np.concatenate(self.columns, axis=1)
+        order = np.lexsort((np.arange(self.rows), block, volume))
+        volume, block = volume[order], block[order]
+        last = np.append((volume[1:] != volume[:-1]) | (block[1:] != block[:-1]), True)
+        order, volume, block = order[last], volume[last], block[last]
+        keep = self._not_discarded(volume, block, order)
+        order, volume, block = order[keep], volume[keep], block[keep]
+        edges = np.flatnonzero(volume[1:] != volume[:-1]) + 1
+        for start, stop in zip([0, *edges], [*edges, len(volume)], strict=True):
+            for at in range(start, stop, blocks_max):
+                rows = slice(at, min(stop, at + blocks_max))
+                yield Blocks(
+                    int(volume[at]),
+                    array("Q", block[rows].tobytes()),
+                    array("Q", pointer[order[rows]].tobytes()),
+                    array("Q", sums[order[rows]].tobytes()),
+                )
+
+    def _not_discarded(self, volume: U64, block: U64, order: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which of the last versions were not discarded after they were written."""
+        keep = np.ones(len(block), bool)
+        for discarded, first, count, rows_before in self.discards:
+            low = int(np.searchsorted(volume, discarded, "left"))
+            high = int(np.searchsorted(volume, discarded, "right"))
+            start = low + int(np.searchsorted(block[low:high], np.uint64(first), "left"))
+            end = low + int(np.searchsorted(block[low:high], np.uint64(first + count), "left"))
+            keep[start:end] &= order[start:end] >= rows_before
+        return keep
+
+
+def window(
+    log: Log, volumes: Sequence[int], after_lsn: int, to_lsn: int, *, blocks_max: int
+) -> Iterator[Item | None]:
+    """What a secondary that has everything up to one lsn needs to reach a later one.
+
+    Yields None after each batch that was read, so that the caller can let others run. All records
+    up to `to_lsn` must be durable: what a power cut can still take must never be sent.
+    """
+    assert to_lsn <= log.durable
+    if after_lsn >= to_lsn:
+        return
+    members = np.array(sorted(volumes), np.uint32)
+    barrier = _barriers(frozenset(volumes))
+    interval = _Interval()
+    for batch in log.batches(after_lsn + 1, to_lsn):
+        for record in _take(batch, members, interval, after_lsn, to_lsn):
+            if barrier(record):
+                yield from interval.items(blocks_max)
+                interval = _Interval()
+                yield Barrier(record)
+        yield None
+    yield from interval.items(blocks_max)
+
+
+def _barriers(volumes: frozenset[int]) -> Callable[[r.AnyRecord], bool]:
+    def matters(record: r.AnyRecord) -> bool:
+        match record:
+            case r.CopyTaken(members=members):
+                return any(source in volumes for source, _ in members)
+            case r.VolumeResized(id=id):
+                return id in volumes
+            case r.CopyDeleted():
+                return True  # its members are gone; the secondary knows if it has the copy
+        return False
+
+    return matters
+
+
+def _take(
+    batch: Batch, members: NDArray[np.uint32], interval: _Interval, after: int, to: int
+) -> Iterator[r.AnyRecord]:
+    """Add a batch to an interval; yields its bodies at their places."""
+    rows = batch.descriptors
+    if not np.isin(rows["volume"], members).any() and not (rows["kind"] == BODY).any():
+        return
+    lsn, payload, body = batch.header.first_lsn, 0, 0
+    wanted = frozenset(members.tolist())
+    for kind, volume, block, count, size in rows.tolist():
+        inside = after < lsn <= to
+        if kind == BODY:
+            if inside:
+                yield r.decode(batch.bodies[body : body + size])
+            body += size
+        elif kind == DISCARD:
+            if inside and volume in wanted:
+                interval.discards.append((volume, block, count, interval.rows))
+        else:
+            if inside and volume in wanted:
+                interval.write(
+                    volume, block, batch.first_pointer + payload,
+                    batch.sums[payload : payload + count],
+                )  # fmt: skip
+            payload += count
+        lsn += 1
+
+
+def read_blocks(log: Log, item: Blocks) -> bytes:
+    """The bytes of an item's blocks, verified, with one read for each run in the log."""
+    pieces: list[bytes] = []
+    pointers = item.pointers
+    start = 0
+    for at in range(1, len(pointers) + 1):
+        if at == len(pointers) or pointers[at] != pointers[at - 1] + 1:
+            pieces.append(log.read(pointers[start], item.sums[start:at]))
+            start = at
+    data = b"".join(pieces)
+    assert len(data) == len(pointers) * BLOCK
+    return data

@@ -1,0 +1,333 @@
+"""The primary's end of a mirror session: it answers a secondary that pulls.
+
+One `SourceSession` a connection. Nothing is remembered that the log and the group do not hold: a
+secondary that comes back says which cut it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Iterator
+
+from isochrone.errors import Conflict, IsochroneError, PeerFault, StaleEpoch
+from isochrone.mirror import cuts
+from isochrone.mirror.conversation import HEARTBEAT_SECONDS, Conversation
+from isochrone.mirror.groups import find_group
+from isochrone.mirror.sidefile import Barrier, Blocks, HoleRanges, Item, read_blocks, window
+from isochrone.mirror.wire import (
+    DATA_BLOCKS_MAX,
+    Begin,
+    Command,
+    Credit,
+    Cut,
+    Data,
+    Fence,
+    Fenced,
+    Heartbeat,
+    Hello,
+    Holes,
+    Leave,
+    Pull,
+    Refuse,
+    RemoteVolume,
+    Sync,
+    Welcome,
+)
+from isochrone.store import records as r
+from isochrone.store.pool import Pool
+from isochrone.store.state import Group, Mark
+from isochrone.store.tracks import LEAF_BLOCKS, Table
+from isochrone.types import BLOCK, Lineage
+
+
+class SourceSession:
+    """Serves one secondary until the connection ends."""
+
+    def __init__(self, pool: Pool, conversation: Conversation, interval: float) -> None:
+        self._pool = pool
+        self._talk = conversation
+        self._interval = interval
+        self._group: Group | None = None
+        self.peer = ""  # pool identity of the secondary
+        self.group_name = ""
+        self.acked = 0
+        self._pull: Pull | None = None
+        self._credit = 0
+        self._token = 0  # newest SYNC; a cut placed or found unnecessary from then on covers it
+        self._token_done = 0
+        self._left = False
+        self._news = asyncio.Event()  # a message came in that the sender may wait for
+        self._last_cut_at = -1e9
+        self._spoke_at = -1e9
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._talk.link.bytes_sent
+
+    # -- the conversation
+
+    async def run(self) -> None:
+        """Raises `Unavailable` when the other side is gone, `PeerFault` when it makes no sense."""
+        first = await self._talk.receive()
+        try:
+            match first:
+                case Fence():
+                    await self._fence(first)
+                    return
+                case Hello():
+                    welcome = await self._accept(first)
+                case _:
+                    raise PeerFault(f"{self._talk.peer} began with {type(first).__name__}")
+        except IsochroneError as e:
+            await self._talk.send(Refuse(code=e.code, message=e.message, hint=e.hint))
+            raise
+        await self._talk.send(welcome)
+        if first.probe:
+            return
+        reader = asyncio.get_running_loop().create_task(self._read())
+        sender = asyncio.get_running_loop().create_task(self._serve())
+        try:
+            await asyncio.wait({reader, sender}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (reader, sender):
+                task.cancel()
+            results = await asyncio.gather(reader, sender, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _accept(self, hello: Hello) -> Welcome:
+        pool = self._pool
+        group = find_group(pool, hello.group)
+        theirs = Lineage(hello.lineage, hello.epoch)
+        if theirs.supersedes(group.identity):
+            await self._give_way(group, theirs.epoch)
+        if group.role == "fenced":
+            raise StaleEpoch(
+                f"group {group.name} was taken over by epoch {group.superseded_by};"
+                f" epoch {group.epoch} here is no longer served"
+            )
+        if group.role != "primary":
+            raise Conflict(
+                f"group {group.name} is a secondary here", hint=f"mirror it from {group.source}"
+            )
+        if hello.pool == pool.identity:
+            raise Conflict("a controller cannot mirror itself")
+        if hello.lineage not in ("", group.lineage):
+            raise Conflict(
+                f"group {group.name} there has another history",
+                hint="remove that mirror first: isochrone mirror remove GROUP",
+            )
+        same = theirs == group.identity
+        if same and hello.cut > group.cut:
+            raise Conflict(
+                f"the secondary has cut {hello.cut} of group {group.name}, newer than cut"
+                f" {group.cut} here: this primary has lost history",
+                hint="promote the secondary, or remove its mirror to copy everything again",
+            )
+        self._group, self.group_name, self.peer = group, group.name, hello.pool
+        if not hello.probe and hello.pool not in group.sessions:
+            pool.record(r.SessionOpened(group=group.name, peer=hello.pool))
+        return Welcome(
+            pool=pool.identity,
+            lineage=group.lineage,
+            epoch=group.epoch,
+            cut=group.cut,
+            resume=same and group.mark(hello.cut) is not None,
+            volumes=self._volumes(group),
+        )
+
+    async def _fence(self, message: Fence) -> None:
+        group = self._pool.state.groups.get(message.group)
+        if group is not None and Lineage(message.lineage, message.epoch).supersedes(group.identity):
+            await self._give_way(group, message.epoch)
+        await self._talk.send(Fenced(epoch=message.epoch))
+
+    async def _give_way(self, group: Group, epoch: int) -> None:
+        """Be read-only from now on: another site has taken the group over."""
+        if group.role == "primary":
+            self._pool.record(r.Fenced(group=group.name, epoch=epoch))
+            await self._pool.flush()
+
+    def _volumes(self, group: Group) -> tuple[RemoteVolume, ...]:
+        found = (self._pool.state.volumes[id] for id in group.volumes)
+        return tuple(RemoteVolume(v.id, v.name, v.size) for v in found)
+
+    async def _read(self) -> None:
+        while not self._left:
+            match await self._talk.receive():
+                case Pull() as pull:
+                    if self._pull is not None:
+                        raise PeerFault("a PULL came before the last one was answered")
+                    self._pull, self._credit = pull, pull.credit
+                case Credit(bytes=more):
+                    self._credit += more
+                case Sync(token=token):
+                    self._token = max(self._token, token)
+                case Heartbeat():
+                    pass
+                case Leave():
+                    self._left = True
+                    self._forget()
+                case other:
+                    raise PeerFault(f"a secondary does not send {type(other).__name__}")
+            self._news.set()
+
+    def _forget(self) -> None:
+        group = self._live_group()
+        if self.peer in group.sessions:
+            self._pool.record(r.SessionClosed(group=group.name, peer=self.peer))
+
+    def _live_group(self) -> Group:
+        """The group, still served here. Raises `StaleEpoch` or `NotFound`."""
+        group = find_group(self._pool, self.group_name)
+        if group is not self._group or group.role != "primary":
+            raise StaleEpoch(f"group {group.name} is no longer served here")
+        return group
+
+    # -- serving
+
+    async def _serve(self) -> None:
+        while True:
+            while self._pull is None:
+                await self._wait(HEARTBEAT_SECONDS)
+            pull = self._pull
+            group = self._live_group()
+            self.acked = max(self.acked, pull.cut)
+            base = group.mark(pull.cut) if pull.cut else None
+            if base is not None:
+                await self._until_due(group, base)
+                group = self._live_group()
+            await self._send_group(group, base)
+
+    async def _until_due(self, group: Group, base: Mark) -> None:
+        """Wait until there is something to cut and the interval has passed, or a SYNC came."""
+        clock = self._pool.world.clock
+        while not self._left:
+            token = self._token
+            due = self._last_cut_at + self._interval
+            if cuts.changed_since(self._pool, group, base):
+                if token > self._token_done or clock.monotonic() >= due:
+                    return
+                await self._wait(min(HEARTBEAT_SECONDS, due - clock.monotonic()))
+            else:
+                await self._tell_clean(group, base, token)
+                await self._wait(min(HEARTBEAT_SECONDS, self._interval))
+            self._live_group()
+
+    async def _tell_clean(self, group: Group, base: Mark, token: int) -> None:
+        """Nothing happened since the cut: it is as good as one placed now."""
+        stamp = self._pool.world.clock.wall_ns()
+        self._token_done = token
+        await self._talk.send(Heartbeat(stamp=stamp, clean=base.cut, token=token))
+
+    async def _heartbeat(self, base: Mark | None) -> None:
+        behind = -1
+        if base is not None and self._group is not None:
+            changed = self._pool.state.blocks_changed(self._group)
+            behind = (changed - base.blocks_changed) * BLOCK
+        stamp = self._pool.world.clock.wall_ns()
+        self._spoke_at = self._pool.world.clock.monotonic()
+        await self._talk.send(Heartbeat(stamp=stamp, behind_bytes=behind, token=self._token_done))
+
+    async def _wait(self, seconds: float) -> None:
+        """Until a message comes or the time is over; then say that we are alive."""
+        self._news.clear()
+        try:
+            async with asyncio.timeout(max(seconds, 0.001)):
+                await self._news.wait()
+        except TimeoutError:
+            group = self._group
+            pull = self._pull
+            base = group.mark(pull.cut if pull else self.acked) if group is not None else None
+            await self._heartbeat(base)
+
+    async def _send_group(self, group: Group, base: Mark | None) -> None:
+        """Place a cut, make it durable, and send everything between it and the base."""
+        pool = self._pool
+        token = self._token
+        mark = cuts.place(pool, group, {self.peer: self.acked})
+        volumes = self._volumes(group)
+        forest, tables = pool.state.forest, pool.state.tables
+        frozen = [] if base else [(id, forest.clone(tables[id])) for id in group.volumes]
+        pins = [table for _, table in frozen]
+        pool.state.pins.extend(pins)
+        self._last_cut_at = pool.world.clock.monotonic()
+        try:
+            await pool.flush()
+            await self._talk.send(
+                Begin(base=base.cut if base else 0, cut=mark.cut, volumes=volumes)
+            )
+            if base is None:
+                blocks = await self._send_image(frozen)
+            else:
+                blocks = await self._send_window(group, base, mark)
+        finally:
+            for pin in pins:
+                pool.state.pins.remove(pin)
+        self._pull = None
+        self._token_done = token
+        await self._talk.send(Cut(cut=mark.cut, stamp=mark.stamp, blocks=blocks, token=token))
+
+    async def _send_window(self, group: Group, base: Mark, mark: Mark) -> int:
+        """What happened between two cuts; the number of blocks sent."""
+        sent = 0
+        log = self._pool.log
+        items = window(log, group.volumes, base.lsn, mark.lsn, blocks_max=DATA_BLOCKS_MAX)
+        for item in items:
+            if item is None:
+                await self._breathe()
+            else:
+                sent += await self._send_item(item)
+        return sent
+
+    async def _send_item(self, item: Item) -> int:
+        match item:
+            case Blocks():
+                payload = read_blocks(self._pool.log, item)
+                return await self._send_blocks(item.volume, item.blocks, item.sums, payload)
+            case HoleRanges(ranges=ranges):
+                await self._talk.send(Holes(ranges=ranges))
+            case Barrier(record=record):
+                await self._talk.send(Command(body=r.encode(record)))
+        return 0
+
+    async def _send_image(self, frozen: list[tuple[int, Table]]) -> int:
+        """Every mapped block of a frozen image; the number of blocks sent."""
+        sent = 0
+        for id, table in frozen:
+            for index, words in self._pool.state.forest.leaves(table):
+                for item in _leaf_items(id, index * LEAF_BLOCKS, words):
+                    sent += await self._send_item(item)
+                await self._breathe()
+        return sent
+
+    async def _send_blocks(
+        self, volume: int, blocks: array[int], sums: array[int], payload: bytes
+    ) -> int:
+        while self._credit <= 0:
+            await self._wait(HEARTBEAT_SECONDS)
+        self._credit -= len(payload)
+        await self._talk.send(Data(volume, blocks, sums, payload))
+        return len(blocks)
+
+    async def _breathe(self) -> None:
+        """Let block clients run in the middle of long work, and do not fall silent over it."""
+        clock = self._pool.world.clock
+        await clock.sleep(0)
+        if clock.monotonic() - self._spoke_at > HEARTBEAT_SECONDS:
+            await self._heartbeat(None)
+
+
+def _leaf_items(volume: int, first: int, words: array[int]) -> Iterator[Blocks]:
+    """The mapped blocks of a leaf, in items of at most one frame."""
+    mapped = [at for at in range(LEAF_BLOCKS) if words[at]]
+    for start in range(0, len(mapped), DATA_BLOCKS_MAX):
+        part = mapped[start : start + DATA_BLOCKS_MAX]
+        yield Blocks(
+            volume,
+            array("Q", [first + at for at in part]),
+            array("Q", [words[at] for at in part]),
+            array("Q", [words[LEAF_BLOCKS + at] for at in part]),
+        )

@@ -1,0 +1,277 @@
+"""The link between two controllers, byte by byte. Nothing else in the mirror calls `struct`.
+
+A connection carries frames in both directions. All numbers are little-endian.
+
+    offset size  field
+         0    4  magic "ILNK"
+         4    1  version, 1
+         5    1  type, see the messages below
+         6    2  flags: bit 0 (DATA only): the blocks are one LZ4 block
+         8    8  sequence number: 1, 2, 3, ... in each direction of a connection
+        16    4  bytes of payload, at most 2 MiB
+        20    4  zero
+        24    8  xxh3-64 of the payload, seeded with xxh3-64 of bytes 0..23
+        32       payload
+
+A frame with a sequence number seen already is a duplicate and ignored; a gap ends the connection.
+The payload of DATA is binary; that of every other type is one MessagePack map.
+
+DATA:
+
+         0    4  volume id at the primary
+         4    4  number of blocks n, 1 to 256
+         8  8*n  block numbers, ascending
+         .  8*n  xxh3-64 of each block
+         .       n * 4096 bytes of blocks, or their LZ4 block
+
+A conversation, secondary on the left:
+
+    HELLO  ->             who I am, which group, which lineage and cut I have
+           <-  WELCOME    or REFUSE
+    PULL   ->             I have hardened this cut; send what follows, up to this credit
+           <-  BEGIN      base cut (0: everything), the cut it leads to, the volumes
+           <-  DATA, HOLES, COMMAND  ...   in the order in which they are to be applied
+    CREDIT ->             send that much more
+           <-  CUT        complete: commit it
+    PULL   ->             ...
+           <-  HEARTBEAT  whenever nothing else was sent for a second, both ways
+
+    FENCE  ->             instead of HELLO: your epoch is over
+           <-  FENCED
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final, cast
+
+import lz4.block
+import msgspec
+
+from isochrone.errors import PeerFault
+from isochrone.store.format import checksum
+from isochrone.types import BLOCK, MIB, Buffer
+
+VERSION: Final = 1
+MAGIC: Final = b"ILNK"
+DATA_BLOCKS_MAX: Final = 256  # 1 MiB: large enough to forget the header, small enough to interleave
+FRAME_BYTES_MAX: Final = 2 * MIB  # the largest DATA frame with its numbers and checksums fits
+FLAG_LZ4: Final = 1
+
+_HEAD: Final = Struct("<4sBBHQI4x")
+_SUM: Final = Struct("<Q")
+_DATA: Final = Struct("<II")
+HEAD_BYTES: Final = _HEAD.size + _SUM.size
+assert HEAD_BYTES == 32
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all messages that are MessagePack."""
+
+
+class RemoteVolume(msgspec.Struct, frozen=True, array_like=True):
+    id: int
+    name: str
+    size: int
+
+
+class Hello(Message, frozen=True):
+    pool: str  # identity of the secondary
+    group: str
+    lineage: str  # empty before the first copy
+    epoch: int
+    cut: int  # newest committed, 0: none
+    probe: bool = False  # only ask whether a mirror would be accepted
+
+
+class Welcome(Message, frozen=True):
+    pool: str
+    lineage: str
+    epoch: int
+    cut: int  # newest placed
+    resume: bool  # the cut of the secondary can be continued
+    volumes: tuple[RemoteVolume, ...]
+
+
+class Refuse(Message, frozen=True):
+    code: str  # name of an error class
+    message: str
+    hint: str = ""
+
+
+class Pull(Message, frozen=True):
+    cut: int  # hardened: the primary may forget what lies before
+    credit: int  # bytes of DATA payload it may send before more credit comes
+
+
+class Credit(Message, frozen=True):
+    bytes: int
+
+
+class Begin(Message, frozen=True):
+    base: int
+    cut: int
+    volumes: tuple[RemoteVolume, ...]
+
+
+class Holes(Message, frozen=True):
+    ranges: tuple[tuple[int, int, int], ...]  # volume id, first block, number of blocks
+
+
+class Command(Message, frozen=True):
+    """A record of the primary's log, as it lies there."""
+
+    body: bytes
+
+
+class Cut(Message, frozen=True):
+    cut: int
+    stamp: int
+    blocks: int  # how many came in DATA since BEGIN
+    token: int  # newest SYNC seen before the cut was placed
+
+
+class Heartbeat(Message, frozen=True):
+    stamp: int
+    clean: int = 0  # primary: nothing changed since this cut, up to `stamp`; 0: something did
+    behind_bytes: int = 0  # primary: changed since the cut the secondary has
+    token: int = 0  # primary: newest SYNC seen
+
+
+class Sync(Message, frozen=True):
+    """Do not wait for the interval: place a cut if anything has changed."""
+
+    token: int
+
+
+class Fence(Message, frozen=True):
+    group: str
+    lineage: str
+    epoch: int
+
+
+class Fenced(Message, frozen=True):
+    epoch: int
+
+
+class Leave(Message, frozen=True):
+    """The secondary does not follow the group any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Blocks of one volume, in any order of the log, ascending in the volume."""
+
+    volume: int
+    blocks: array[int]
+    sums: array[int]
+    payload: Buffer
+
+
+AnyMessage = (
+    Hello | Welcome | Refuse | Pull | Credit | Begin | Data | Holes | Command | Cut | Heartbeat
+    | Sync | Fence | Fenced | Leave
+)  # fmt: skip
+
+TYPES: Final[dict[int, type[Message]]] = {
+    1: Hello, 2: Welcome, 3: Refuse, 4: Pull, 5: Credit, 6: Begin, 8: Holes, 9: Command, 10: Cut,
+    11: Heartbeat, 12: Sync, 13: Fence, 14: Fenced, 15: Leave,
+}  # fmt: skip
+DATA_TYPE: Final = 7
+_NUMBERS: Final[dict[type, int]] = {kind: number for number, kind in TYPES.items()}
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODERS: Final = {number: msgspec.msgpack.Decoder(kind) for number, kind in TYPES.items()}
+
+
+def encode(message: AnyMessage, sequence: int) -> list[Buffer]:
+    """A frame in pieces."""
+    if isinstance(message, Data):
+        return _encode_data(message, sequence)
+    body = _ENCODER.encode(message)
+    return [_head(_NUMBERS[type(message)], 0, sequence, body), body]
+
+
+def _encode_data(data: Data, sequence: int) -> list[Buffer]:
+    blocks = data.payload
+    flags = 0
+    packed = lz4.block.compress(blocks, store_size=False)
+    if len(packed) < len(blocks) * 7 // 8:  # less is not worth the work at the other end
+        blocks, flags = packed, FLAG_LZ4
+    numbers = _DATA.pack(data.volume, len(data.blocks))
+    body = b"".join((numbers, data.blocks.tobytes(), data.sums.tobytes(), blocks))
+    return [_head(DATA_TYPE, flags, sequence, body), body]
+
+
+def _head(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    assert len(body) <= FRAME_BYTES_MAX
+    head = _HEAD.pack(MAGIC, VERSION, kind, flags, sequence, len(body))
+    return head + _SUM.pack(checksum(body, checksum(head)))
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHead:
+    kind: int
+    flags: int
+    sequence: int
+    length: int
+    sum: int
+    seed: int
+
+
+def decode_head(head: bytes) -> FrameHead:
+    """The fixed part of a frame. Raises `PeerFault` for anything but a frame of this version."""
+    magic, version, kind, flags, sequence, length = _HEAD.unpack_from(head)
+    if magic != MAGIC:
+        raise PeerFault("the other side does not speak the mirror protocol")
+    if version != VERSION:
+        raise PeerFault(
+            f"the other side speaks version {version} of the mirror protocol; this one {VERSION}",
+            hint="run the same version of isochrone at both sites",
+        )
+    if length > FRAME_BYTES_MAX:
+        raise PeerFault(f"a frame of {length} bytes is over the limit of {FRAME_BYTES_MAX}")
+    (expected,) = _SUM.unpack_from(head, _HEAD.size)
+    return FrameHead(kind, flags, sequence, length, expected, checksum(head[: _HEAD.size]))
+
+
+def decode_body(head: FrameHead, body: bytes) -> AnyMessage:
+    """The message of a frame. Raises `PeerFault` for damaged, unknown or nonsensical ones."""
+    if checksum(body, head.seed) != head.sum:
+        raise PeerFault("a frame was damaged on the way")
+    if head.kind == DATA_TYPE:
+        return _decode_data(head.flags, body)
+    decoder = _DECODERS.get(head.kind)
+    if decoder is None:
+        raise PeerFault(f"the other side sent a message of unknown type {head.kind}")
+    try:
+        return cast(AnyMessage, decoder.decode(body))
+    except msgspec.MsgspecError as e:
+        raise PeerFault(f"a {TYPES[head.kind].__name__} message makes no sense: {e}") from e
+
+
+def _decode_data(flags: int, body: bytes) -> Data:
+    if len(body) < _DATA.size:
+        raise PeerFault("a DATA frame is too short")
+    volume, count = _DATA.unpack_from(body)
+    start = _DATA.size + 16 * count
+    if not 1 <= count <= DATA_BLOCKS_MAX or len(body) < start:
+        raise PeerFault(f"a DATA frame claims {count} blocks")
+    view = memoryview(body)
+    blocks, sums = array("Q", body[_DATA.size : _DATA.size + 8 * count]), array("Q")
+    sums.frombytes(view[_DATA.size + 8 * count : start])
+    payload: Buffer = view[start:]
+    if flags & FLAG_LZ4:
+        try:
+            payload = lz4.block.decompress(payload, uncompressed_size=count * BLOCK)
+        except lz4.block.LZ4BlockError as e:
+            raise PeerFault(f"a DATA frame cannot be decompressed: {e}") from e
+    if len(payload) != count * BLOCK:
+        raise PeerFault(f"a DATA frame of {count} blocks has {len(payload)} bytes")
+    return Data(volume, blocks, sums, payload)
+
+
+def size_of(pieces: Sequence[Buffer]) -> int:
+    return sum(map(len, pieces))
