@@ -67,6 +67,7 @@ class Log:
         lsn: int,
         segment: int,
         first_lsns: dict[int, int],
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self._disk = disk
         self._clock = clock
@@ -77,7 +78,8 @@ class Log:
         self.first_lsns = first_lsns  # segment -> lsn of the first record it may hold, ascending
         self._files: dict[int, File] = {}
         self._segment = segment  # the newest; 0: none yet
-        self._slot = SEGMENT_BYTES // BLOCK  # full: the first append makes a new segment
+        self._segment_slots = segment_bytes // BLOCK
+        self._slot = self._segment_slots  # full: the first append makes a new segment
         self._tail: File | None = None
         self._unsynced: dict[int, File] = {}
         self._names_unsynced = False
@@ -102,7 +104,8 @@ class Log:
         Raises `OSError` and leaves the log as it was if the disk does not take it.
         """
         room = slots(HEADER.size + 24 * len(descriptors) + 8 * len(sums) + len(bodies)) + len(sums)
-        if self._slot + room > SEGMENT_BYTES // BLOCK:
+        assert room < self._segment_slots
+        if self._slot + room > self._segment_slots:
             self._new_segment()
         assert self._tail is not None
         meta = encode_meta(

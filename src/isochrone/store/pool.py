@@ -12,37 +12,50 @@ import errno
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from isochrone.errors import Damaged, IsochroneError, NoSpace, PoolFailed
 from isochrone.store import records as r
 from isochrone.store.checkpoint import Checkpointer
-from isochrone.store.format import BODY, WRITE, Batch
+from isochrone.store.format import BODY, SEGMENT_BYTES, WRITE, Batch
 from isochrone.store.log import Log
 from isochrone.store.metadata import Metadata
 from isochrone.store.recover import read_tail
 from isochrone.store.stage import Stage
 from isochrone.store.state import State
-from isochrone.store.tracks import Forest, Table
+from isochrone.store.tracks import NODE_BYTES_BUDGET, Forest, Table
 from isochrone.types import BLOCK, MIB, Buffer
 from isochrone.world import World
 from isochrone.world.disk import Disk
 
-CHECKPOINT_BYTES: Final = 512 * MIB  # log between checkpoints: a few seconds of replay at most
 ZEROS: Final = bytes(4 * MIB)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds a pool. The simulation uses small ones, so that it meets them often."""
+
+    segment_bytes: int = SEGMENT_BYTES
+    node_bytes: int = NODE_BYTES_BUDGET
+    checkpoint_bytes: int = 512 * MIB  # log between checkpoints: a few seconds of replay
+
+
+LIMITS: Final = Limits()
 
 
 class Pool:
     """An open pool. Use `Pool.open`."""
 
     def __init__(
-        self, disk: Disk, world: World, metadata: Metadata, state: State, log: Log, identity: str
+        self, disk: Disk, world: World, metadata: Metadata, state: State, log: Log, limits: Limits
     ) -> None:
         self.disk = disk
         self.world = world
         self.state = state
         self.log = log
-        self.identity = identity
+        self.identity = log.pool.hex()
+        self.limits = limits
         self.attached: dict[int, dict[str, int]] = {}  # volume -> client -> connections
         self.failed: str = ""  # why nothing can be made durable any more
         self.on_change: list[Callable[[int, r.AnyRecord], None]] = []  # called after each body
@@ -56,7 +69,7 @@ class Pool:
     # -- opening and closing
 
     @classmethod
-    def open(cls, disk: Disk, world: World) -> Pool:
+    def open(cls, disk: Disk, world: World, limits: Limits = LIMITS) -> Pool:
         """Open the pool of a disk, or make one if it is empty.
 
         Raises `Damaged` if what was durable cannot be found again.
@@ -68,7 +81,7 @@ class Pool:
             metadata.initialise(identity)
         identity = str(identity)
         next_node = int(metadata.setting("next_node") or 1)
-        state = State(Forest(metadata.node, next_id=next_node))
+        state = State(Forest(metadata.node, next_id=next_node, budget=limits.node_bytes))
         start = metadata.position()
         Checkpointer.load(metadata, state)
         tail = read_tail(disk, bytes.fromhex(identity), start)
@@ -79,8 +92,9 @@ class Pool:
             lsn=tail.lsn,
             segment=tail.segment,
             first_lsns=tail.first_lsns,
+            segment_bytes=limits.segment_bytes,
         )
-        pool = cls(disk, world, metadata, state, log, identity)
+        pool = cls(disk, world, metadata, state, log, limits)
         pool._checkpointer.loaded()
         for batch in tail.batches:
             pool._replay(batch)
@@ -266,4 +280,4 @@ class Pool:
 
     @property
     def checkpoint_due(self) -> bool:
-        return self.log.bytes_appended - self._bytes_at_checkpoint >= CHECKPOINT_BYTES
+        return self.log.bytes_appended - self._bytes_at_checkpoint >= self.limits.checkpoint_bytes

@@ -1,0 +1,127 @@
+"""The four checkers. They see a pool as a client does: names, sizes, bytes.
+
+(a) a recovered image is a prefix of what was written, over all volumes, and holds all that was
+    flushed;
+(b) a secondary equals the primary at one cut over all volumes of its group;
+(c) a mirrored copy equals its origin;
+(d) nothing that was acknowledged before the reported recovery point is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from isochrone.sim.history import ZERO, History, Track
+from isochrone.store.pool import Pool
+from isochrone.store.volume import VolumeDevice
+from isochrone.types import BLOCK
+
+
+class Violation(Exception):
+    """A promise was broken. The seed replays it."""
+
+
+def image(pool: Pool, name: str) -> list[bytes]:
+    """All blocks of an export."""
+    device = VolumeDevice(pool, pool.state.names[name])
+    data = b"".join(device.read(0, device.size))
+    return [data[at : at + BLOCK] for at in range(0, len(data), BLOCK)]
+
+
+def prefix(history: History, pool: Pool) -> int:
+    """Checker (a): the newest op the pool can be the state after. Raises `Violation`."""
+    mask = (1 << (history.op + 1)) - (1 << history.flushed)
+    for name in sorted(history.tracks):
+        mask &= _states(history, pool, name)
+        if not mask:
+            raise Violation(
+                f"(a) no state from op {history.flushed} (flushed) to {history.op} explains {name}"
+            )
+    return mask.bit_length() - 1
+
+
+def _states(history: History, pool: Pool, name: str) -> int:
+    """After which ops a name was as the pool shows it, as a bit mask."""
+    everything = (1 << (history.op + 1)) - 1
+    if name not in pool.state.names:
+        for track in history.tracks[name]:
+            everything &= ~_life(history, track)
+        return everything
+    blocks = image(pool, name)
+    mask = 0
+    for track in history.tracks[name]:
+        mask |= _matches(history, track, blocks)
+    return mask
+
+
+def _life(history: History, track: Track) -> int:
+    return (1 << (track.died or history.op + 1)) - (1 << track.born)
+
+
+def _matches(history: History, track: Track, blocks: list[bytes]) -> int:
+    """After which ops a volume had these blocks."""
+    mask = 0
+    ends = [op for op, _ in track.sizes[1:]] + [history.op + 1]
+    for (op, size), end in zip(track.sizes, ends, strict=True):
+        if size == len(blocks):
+            mask |= (1 << end) - (1 << op)
+    mask &= _life(history, track)
+    touched = history.touched(track)
+    if any(content != ZERO for at, content in enumerate(blocks) if at not in touched):
+        return 0
+    for block in touched:
+        if block < len(blocks) and mask:
+            mask &= history.ops_with(track, block, blocks[block], history.op)
+    return mask
+
+
+def _untouched_are_zero(history: History, track: Track, name: str, blocks: list[bytes]) -> None:
+    touched = history.touched(track)
+    for at, content in enumerate(blocks):
+        if at not in touched and content != ZERO:
+            raise Violation(f"block {at} of {name} was never written and is not zero")
+
+
+def equals(history: History, op: int, pool: Pool, names: Iterable[str], what: str) -> None:
+    """Whether exports are exactly what they were after an op. Raises `Violation`."""
+    for name in names:
+        track = history.alive(name, op)
+        if track is None or name not in pool.state.names:
+            raise Violation(f"{what}: {name} is missing at op {op}")
+        blocks = image(pool, name)
+        if len(blocks) != history.size(name, op):
+            raise Violation(f"{what}: {name} has {len(blocks)} blocks at op {op}")
+        _untouched_are_zero(history, track, name, blocks)
+        for block in history.touched(track):
+            if block < len(blocks) and blocks[block] != history.content(track, block, op):
+                raise Violation(f"{what}: block {block} of {name} is not that of op {op}")
+
+
+def secondary(history: History, op: int, pool: Pool, group: str) -> None:
+    """Checkers (b) and (c): volumes and mirrored copies at a secondary, after a commit."""
+    state = pool.state
+    members = [state.volumes[id].name for id in state.groups[group].volumes]
+    equals(history, op, pool, members, "(b) the secondary is not at its cut")
+    for name, life in history.copies_at(op).items():
+        copy = state.copies.get(name)
+        if copy is None or copy.group != group:
+            continue  # taken before the first copy
+        sources = [source for source in life.members if source in members]
+        there = [f"{source}@{name}" for source in sources]
+        if sorted(state.volumes[m].name for _, m in copy.members) != sorted(there):
+            raise Violation(f"(c) copy {name} has other members at the secondary")
+        if not copy.writable:
+            equals(history, op, pool, there, "(c) a mirrored copy is not its origin")
+    for copy in state.copies.values():
+        if copy.group == group and copy.name not in history.copies_at(op):
+            raise Violation(f"(c) copy {copy.name} does not exist at its origin")
+
+
+def recovery_point(history: History, op: int, instant: int, group: Iterable[str]) -> None:
+    """Checker (d): everything acknowledged before the reported instant is in the image."""
+    members = frozenset(group)
+    for later in range(op + 1, history.op + 1):
+        if history.times[later] < instant and not members.isdisjoint(history.names[later]):
+            raise Violation(
+                f"(d) op {later} was acknowledged before the reported recovery point and is lost"
+            )

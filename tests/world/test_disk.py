@@ -1,0 +1,61 @@
+"""The real disk keeps the contract of all disks, and does what only a folder can do wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from isochrone.world.disk import FolderDisk, FolderFile
+from tests.contract.disk import DiskContract
+
+
+class TestFolderDisk(DiskContract):
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "pool"
+
+    def open_disk(self) -> FolderDisk:
+        return FolderDisk(self.path)
+
+
+def test_the_folder_is_private(tmp_path: Path) -> None:
+    disk = FolderDisk(tmp_path / "a" / "pool")
+    disk.create("x").close()
+    assert (tmp_path / "a" / "pool").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "a" / "pool" / "x").stat().st_mode & 0o077 == 0
+    disk.close()
+
+
+def test_a_short_write_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = FolderFile(tmp_path / "x", os.O_RDWR | os.O_CREAT)
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwritev", lambda fd, pieces, at: real(fd, b"".join(pieces)[:2], at))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, bytes(data)[:3], at))
+    file.write_at([b"abcd", b"efgh"], 1)
+    assert file.read_at(100, 0) == b"\0abcdefgh"
+    file.close()
+
+
+def test_a_device_that_takes_nothing_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = FolderFile(tmp_path / "x", os.O_RDWR | os.O_CREAT)
+    monkeypatch.setattr(os, "pwritev", lambda fd, pieces, at: 1)
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: 0)
+    with pytest.raises(OSError) as caught:
+        file.write_at([b"abcd"], 0)
+    assert caught.value.errno == errno.EIO
+    file.close()
+
+
+def test_a_short_read_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = FolderFile(tmp_path / "x", os.O_RDWR | os.O_CREAT)
+    file.write_at([b"abcdefgh"], 0)
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, length, at: real(fd, min(length, 3), at))
+    assert file.read_at(8, 0) == b"abcdefgh"
+    assert file.read_at(100, 2) == b"cdefgh"
+    file.close()
