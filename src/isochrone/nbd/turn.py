@@ -1,0 +1,149 @@
+"""One turn: all requests that arrived together, over all connections, in three steps.
+
+1. Every change is staged on its device.
+2. One commit appends them all.
+3. The reads are served, so they see the changes of their turn.
+
+Changes with FUA and flushes are handed back: they are answered when a flush that starts after this
+turn has ended. No sockets and no loop here; whoever calls sends what the connections then hold.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+from isochrone.errors import IsochroneError, OutOfRange
+from isochrone.nbd.connection import Connection, Request
+from isochrone.nbd.wire import CMD_FUA, FLUSH, READ, TRIM, WRITE, WRITE_ZEROES
+from isochrone.types import MIB, Backend, Device
+
+READ_BYTES_PER_TURN: Final = 1 * MIB  # of one connection; the rest waits until these are sent
+
+
+class Seat:
+    """What a turn needs of one connection."""
+
+    __slots__ = ("broken", "connection", "device", "reads", "requests")
+
+    def __init__(self) -> None:
+        self.connection = Connection()
+        self.device: Device | None = None  # set while an export is open
+        self.requests: list[Request] = []  # arrived since the last turn
+        self.reads: list[Request] = []  # not served yet; they pin no payload
+        self.broken: Exception | None = None  # a defect met on the way: end this connection
+
+
+S = TypeVar("S", bound=Seat)
+
+
+@dataclass(slots=True)
+class Outcome(Generic[S]):
+    """What is left to do after a turn."""
+
+    waiting: list[tuple[S, list[bytes]]] = field(default_factory=list)  # for a flush
+    commit_failure: Exception | None = None
+
+
+def take_turn(backend: Backend, seats: Sequence[S]) -> Outcome[S]:
+    """Serve the requests of all these connections."""
+    outcome: Outcome[S] = Outcome()
+    staged: list[tuple[S, list[bytes], list[bytes]]] = []
+    for seat in seats:
+        if not seat.requests:
+            continue
+        changes: list[bytes] = []  # cookies
+        durable: list[bytes] = []  # cookies of changes with FUA
+        flushes: list[bytes] = []
+        try:
+            _stage(seat, changes, durable, flushes)
+        except Exception as e:  # noqa: BLE001 - the server logs it and ends this connection only
+            seat.broken = e
+        if changes or durable:
+            staged.append((seat, changes, durable))
+        if flushes:
+            outcome.waiting.append((seat, flushes))
+    if staged:
+        try:
+            backend.commit()
+        except Exception as e:  # noqa: BLE001 - nothing staged may be called done; all else goes on
+            outcome.commit_failure = e
+    for seat, changes, durable in staged:
+        if outcome.commit_failure is not None:
+            for cookie in changes + durable:
+                fail(seat, cookie, outcome.commit_failure)
+            continue
+        seat.connection.done(changes)
+        if durable:
+            outcome.waiting.append((seat, durable))
+    for seat in seats:
+        seat.requests = []
+        seat.connection.release()
+        if seat.reads:
+            try:
+                _serve(seat)
+            except Exception as e:  # noqa: BLE001 - as above
+                seat.broken = e
+    return outcome
+
+
+def fail(seat: Seat, cookie: bytes, error: Exception) -> None:
+    """Answer a request that met an error."""
+    number = getattr(error, "errno", None) or errno.EIO
+    seat.connection.failed(cookie, number, str(error))
+
+
+def _stage(seat: Seat, changes: list[bytes], durable: list[bytes], flushes: list[bytes]) -> None:
+    """Hand every change to the device, and sort out what comes later."""
+    device = seat.device
+    if device is None:  # gone since the requests arrived
+        return
+    write, discard, reads = device.write, device.discard, seat.reads
+    for request in seat.requests:
+        command, cookie, offset, length, flags, payload = request
+        if command == READ:
+            reads.append(request)
+            continue
+        try:
+            if command == WRITE:
+                write(offset, payload)
+            elif command in (TRIM, WRITE_ZEROES):
+                discard(offset, length)
+            elif command == FLUSH:
+                flushes.append(cookie)
+                continue
+            else:  # CACHE: nothing could be nearer than the page cache
+                seat.connection.done([cookie])
+                continue
+        except OutOfRange as e:  # the device has shrunk since it was opened
+            number = e.errno if command == TRIM else errno.ENOSPC
+            seat.connection.failed(cookie, number, e.message)
+        except (IsochroneError, OSError) as e:
+            fail(seat, cookie, e)
+        else:
+            (durable if flags & CMD_FUA else changes).append(cookie)
+
+
+def _serve(seat: Seat) -> None:
+    """Read for this connection, up to what one turn may hold in memory."""
+    device, reads = seat.device, seat.reads
+    if device is None:
+        reads.clear()
+        return
+    read, answer = device.read, seat.connection.data
+    left = READ_BYTES_PER_TURN
+    served = 0
+    for _, cookie, offset, length, _, _ in reads:
+        served += 1
+        try:
+            pieces = read(offset, length)
+        except (IsochroneError, OSError) as e:
+            fail(seat, cookie, e)
+            continue
+        answer(cookie, offset, length, pieces)
+        left -= length
+        if left <= 0:
+            break
+    del reads[:served]

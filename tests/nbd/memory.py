@@ -1,0 +1,114 @@
+"""A backend in memory: the whole contract, nothing on disk.
+
+It is a real one, held to `tests/contract/device.py`, so tests of the front door can trust it. What
+a test wants to go wrong is an attribute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from isochrone.errors import NotFound, OutOfRange, ReadOnly
+from isochrone.types import MIB, Buffer, Device, ExportInfo
+
+
+class MemoryDevice:
+    def __init__(
+        self,
+        backend: MemoryBackend,
+        name: str,
+        size: int,
+        *,
+        read_only: bool = False,
+        description: str = "",
+    ) -> None:
+        self.name = name
+        self.size = size
+        self.read_only = read_only
+        self.description = description
+        self.content = memoryview(bytearray(size))
+        self.read_failure: Exception | None = None
+        self.change_failure: Exception | None = None
+        self._stage = backend.staged.append
+
+    def read(self, offset: int, length: int) -> Sequence[Buffer]:
+        if self.read_failure is not None:
+            raise self.read_failure
+        self._check(offset, length)
+        return (bytes(self.content[offset : offset + length]),)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self._check_change(offset, len(data))
+        self._stage((self.content, offset, len(data), data))
+
+    def discard(self, offset: int, length: int) -> None:
+        self._check_change(offset, length)
+        self._stage((self.content, offset, length, None))
+
+    def _check_change(self, offset: int, length: int) -> None:
+        if self.change_failure is not None:
+            raise self.change_failure
+        if self.read_only:
+            raise ReadOnly(f"{self.name} is read-only")
+        self._check(offset, length)
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise OutOfRange(f"{offset}+{length} is past the end of {self.name}")
+
+
+class MemoryBackend:
+    """Devices by name; the first one is the default."""
+
+    def __init__(self) -> None:
+        self.staged: list[tuple[memoryview, int, int, memoryview | None]] = []
+        self.devices: dict[str, MemoryDevice] = {}
+        self.attached: list[tuple[str, str]] = []
+        self.attachments = 0  # ever
+        self.commits = 0
+        self.flushes = 0
+        self.commit_failure: Exception | None = None
+        self.flush_failure: Exception | None = None
+        self.flush_gate: asyncio.Event | None = None  # a flush waits for it
+        self.committed_at_flush: list[int] = []  # commits so far, at the start of each flush
+
+    def add(
+        self, name: str, size: int = MIB, *, read_only: bool = False, description: str = ""
+    ) -> MemoryDevice:
+        device = MemoryDevice(self, name, size, read_only=read_only, description=description)
+        self.devices[name] = device
+        return device
+
+    def exports(self) -> Sequence[ExportInfo]:
+        return [
+            ExportInfo(d.name, d.size, d.read_only, d.description) for d in self.devices.values()
+        ]
+
+    def attach(self, name: str, client: str) -> Device:
+        device = self.devices.get(name or next(iter(self.devices), ""))
+        if device is None:
+            raise NotFound(f"there is no export {name!r}", hint="see `isochrone volume list`")
+        self.attached.append((device.name, client))
+        self.attachments += 1
+        return device
+
+    def detach(self, device: Device, client: str) -> None:
+        self.attached.remove((device.name, client))
+
+    def commit(self) -> None:
+        staged = self.staged[:]
+        self.staged.clear()
+        if self.commit_failure is not None:
+            raise self.commit_failure
+        self.commits += 1
+        for content, offset, length, data in staged:
+            content[offset : offset + length] = bytes(length) if data is None else data
+
+    async def flush(self) -> None:
+        self.flushes += 1
+        self.committed_at_flush.append(self.commits)
+        if self.flush_gate is not None:
+            await self.flush_gate.wait()
+        if self.flush_failure is not None:
+            raise self.flush_failure

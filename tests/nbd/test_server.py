@@ -1,0 +1,407 @@
+"""The front door with real clients, and with hostile ones."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from isochrone.errors import Conflict, InvalidInput, Unavailable
+from isochrone.nbd import wire
+from isochrone.nbd.server import FrontDoor
+from isochrone.types import MIB
+from tests.nbd.memory import MemoryBackend
+from tests.nbd.serving import LOOPS, Raw, Serving, client, option, raw, request, serve
+
+SIZE = 16 * MIB
+
+
+def some_backend() -> MemoryBackend:
+    backend = MemoryBackend()
+    backend.add("disk", SIZE, description="the first one")
+    backend.add("two words@snap", 2 * MIB, read_only=True, description="a copy")
+    return backend
+
+
+@pytest.fixture(params=list(LOOPS))
+def serving(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Serving]:
+    with serve(some_backend(), tmp_path, request.param) as serving:
+        yield serving
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A file with data, zeros and an end that is no multiple of a block's."""
+    path = tmp_path / "image"
+    path.write_bytes(os.urandom(3 * MIB) + bytes(5 * MIB) + os.urandom(2 * MIB + 512))
+    os.truncate(path, SIZE)
+    return path
+
+
+# -- real clients
+
+
+def test_nbdinfo(serving) -> None:
+    told = json.loads(client("nbdinfo", "--json", serving.uri("disk")))
+    assert told["protocol"] == "newstyle-fixed"
+    assert told["structured"] is True
+    (export,) = told["exports"]
+    assert export["export-name"] == "disk"
+    assert export["description"] == "the first one"
+    assert export["export-size"] == SIZE
+    assert export["is_read_only"] is False
+    assert (export["block_size_minimum"], export["block_size_preferred"]) == (1, 4096)
+    assert export["block_size_maximum"] == 32 * MIB
+    for ability in ("flush", "fua", "trim", "zero", "fast_zero", "multi_conn", "df", "cache"):
+        assert export[f"can_{ability}"] is True, ability
+
+
+def test_nbdinfo_list(serving) -> None:
+    told = json.loads(client("nbdinfo", "--list", "--json", serving.uri()))
+    names = {e["export-name"]: (e["description"], e["is_read_only"]) for e in told["exports"]}
+    assert names == {"disk": ("the first one", False), "two words@snap": ("a copy", True)}
+
+
+def test_nbdinfo_size_of_the_default_export(serving) -> None:
+    assert client("nbdinfo", "--size", serving.uri()).strip() == str(SIZE)
+
+
+def test_nbdinfo_can_and_is(serving) -> None:
+    client("nbdinfo", "--can", "multi-conn", serving.uri("disk"))
+    client("nbdinfo", "--is", "read-only", serving.uri("two words@snap"))
+    client("nbdinfo", "--is", "read-only", serving.uri("disk"), ok=False)
+    client("nbdinfo", "--can", "trim", serving.uri("two words@snap"), ok=False)
+
+
+def test_unknown_export_is_told_in_words(serving) -> None:
+    told = client("qemu-img", "info", serving.uri("nothing"), ok=False)
+    assert "there is no export 'nothing'; see `isochrone volume list`" in told
+
+
+def test_nbdcopy_both_ways_over_several_connections(serving, image, tmp_path) -> None:
+    client("nbdcopy", "--connections=4", "--flush", str(image), serving.uri("disk"))
+    assert bytes(serving.backend.devices["disk"].content) == image.read_bytes()
+    back = tmp_path / "back"
+    client("nbdcopy", "--connections=4", serving.uri("disk"), str(back))
+    assert back.read_bytes() == image.read_bytes()
+    assert serving.backend.flushes > 0
+
+
+def test_nbdcopy_of_large_requests(serving, image, tmp_path) -> None:
+    sizes = ("--request-size=8388608", "--requests=4", "--connections=1")
+    client("nbdcopy", *sizes, str(image), serving.uri("disk"))
+    back = tmp_path / "back"
+    client("nbdcopy", *sizes, serving.uri("disk"), str(back))
+    assert back.read_bytes() == image.read_bytes()
+
+
+def test_qemu_img(serving, image, tmp_path) -> None:
+    told = json.loads(client("qemu-img", "info", "--output=json", serving.uri("disk")))
+    assert told["virtual-size"] == SIZE
+    client("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", str(image), serving.uri("disk"))
+    client("qemu-img", "compare", "-f", "raw", "-F", "raw", str(image), serving.uri("disk"))
+    back = tmp_path / "back.qcow2"
+    client("qemu-img", "convert", "-W", "-O", "qcow2", "-f", "raw", serving.uri("disk"), str(back))
+    client("qemu-img", "compare", "-F", "raw", str(back), serving.uri("disk"))
+
+
+def test_qemu_io(serving) -> None:
+    script = (
+        *("-c", "write -P 7 1000 100000", "-c", "write -f -P 8 4096 4096", "-c", "discard 0 4096"),
+        *(
+            "-c",
+            "write -z 8192 4096",
+            "-c",
+            "flush",
+            "-c",
+            "aio_write -P 9 1M 1M",
+            "-c",
+            "aio_flush",
+        ),
+        *("-c", "read -P 0 0 4096", "-c", "read -P 8 4096 4096", "-c", "read -P 0 8192 4096"),
+        *("-c", "read -P 7 12288 88712", "-c", "read -P 9 1M 1M"),
+    )
+    told = client("qemu-io", "-f", "raw", *script, serving.uri("disk"))
+    assert "verification failed" not in told
+    assert "error" not in told.lower()
+
+
+def test_qemu_io_cannot_write_to_a_read_only_export(serving) -> None:
+    client("qemu-io", "-f", "raw", "-c", "write 0 4096", serving.uri("two words@snap"), ok=False)
+
+
+def test_fio_verifies(serving, tmp_path) -> None:
+    client(
+        *("fio", "--name=v", "--ioengine=nbd", f"--uri={serving.uri('disk')}", "--rw=randwrite"),
+        *("--bsrange=512-128k", "--bs_unaligned", "--size=8m", "--iodepth=16", "--fsync=16"),
+        *("--verify=crc32c", "--verify_fatal=1", f"--aux-path={tmp_path}"),
+    )
+
+
+def test_nbdinfo_over_tcp(serving) -> None:
+    host, port = serving.listen_tcp()
+    assert client("nbdinfo", "--size", f"nbd://{host}:{port}/disk").strip() == str(SIZE)
+
+
+def test_a_missing_client_fails_with_the_way_to_get_it(monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(pytest.fail.Exception, match="apt install libnbd-bin"):
+        client("nbdinfo", "--version")
+
+
+# -- the turn
+
+
+def test_requests_of_one_turn_share_a_commit(serving) -> None:
+    with raw(serving.path) as peer:
+        peer.open("disk")
+        peer.send(*(request(wire.WRITE, i * 512, payload=b"%d" % i * 512) for i in range(10)))
+        for _ in range(10):
+            assert peer.error() == (0, b"cookie01")
+    assert serving.backend.commits < 10
+
+
+def test_reads_see_the_writes_of_their_turn(serving) -> None:
+    with raw(serving.path) as peer:
+        peer.open("disk")
+        peer.send(request(wire.WRITE, 5, payload=b"fresh"), request(wire.READ, 5, 5))
+        assert peer.error() == (0, b"cookie01")
+        assert peer.error() == (0, b"cookie01")
+        assert peer.receive(5) == b"fresh"
+
+
+def test_a_failed_commit_fails_its_changes_and_not_the_reads(serving) -> None:
+    serving.backend.commit_failure = OSError(errno.ENOSPC, "no space left")
+    with raw(serving.path) as peer, capture_logs() as logs:
+        peer.open("disk")
+        peer.send(
+            request(wire.WRITE, 0, payload=b"lost", cookie=b"plain..."),
+            request(wire.WRITE, 9, payload=b"lost", cookie=b"with fua", flags=wire.CMD_FUA),
+            request(wire.TRIM, 0, 512, cookie=b"trim...."),
+            request(wire.READ, 0, 4, cookie=b"read...."),
+        )
+        replies = dict(reversed(peer.error()) for _ in range(3))
+        assert replies == dict.fromkeys((b"plain...", b"with fua", b"trim...."), errno.ENOSPC)
+        assert peer.error() == (0, b"read....")
+        assert peer.receive(4) == bytes(4)
+        serving.backend.commit_failure = None
+        peer.send(request(wire.WRITE, 0, payload=b"kept"))
+        assert peer.error() == (0, b"cookie01")
+    assert [line["log_level"] for line in logs] == ["error"]
+
+
+def test_flush_starts_after_the_commit_and_is_shared(serving) -> None:
+    with raw(serving.path) as peer:
+        peer.open("disk")
+        peer.send(
+            request(wire.FLUSH, cookie=b"flush..."),
+            request(wire.WRITE, 0, payload=b"x", cookie=b"with fua", flags=wire.CMD_FUA),
+            request(wire.WRITE, 0, payload=b"x", cookie=b"plain..."),
+        )
+        assert {peer.error() for _ in range(3)} == {
+            (0, b"flush..."),
+            (0, b"with fua"),
+            (0, b"plain..."),
+        }
+    assert serving.backend.flushes == 1
+    assert serving.backend.committed_at_flush == [1]
+
+
+def test_a_flush_does_not_hold_up_others(serving) -> None:
+    async def gate() -> asyncio.Event:
+        return asyncio.Event()
+
+    serving.backend.flush_gate = gate = serving.run(gate())
+    with raw(serving.path) as peer:
+        peer.open("disk")
+        peer.send(request(wire.FLUSH, cookie=b"flush..."))
+        peer.send(request(wire.WRITE, 0, payload=b"x", cookie=b"plain..."))
+        assert peer.error() == (0, b"plain...")
+        serving.loop.call_soon_threadsafe(gate.set)
+        assert peer.error() == (0, b"flush...")
+
+
+def test_a_failed_flush_is_eio(serving) -> None:
+    serving.backend.flush_failure = OSError(errno.ENOSPC, "late")
+    with raw(serving.path) as peer, capture_logs():
+        peer.open("disk")
+        peer.send(request(wire.FLUSH))
+        assert peer.error() == (errno.EIO, b"cookie01")
+
+
+def test_payload_of_64_mib_and_an_odd_read(tmp_path) -> None:
+    backend = MemoryBackend()
+    backend.add("big", 65 * MIB)
+    with serve(backend, tmp_path) as serving, raw(serving.path) as peer:
+        peer.open("big")
+        data = os.urandom(64 * MIB)
+        peer.send(request(wire.WRITE, 1, payload=data))
+        assert peer.error() == (0, b"cookie01")
+        assert backend.devices["big"].content[1 : 64 * MIB + 1] == data
+        peer.send(request(wire.READ, 1, 1048590))
+        assert peer.error() == (0, b"cookie01")
+        assert peer.receive(1048590) == data[:1048590]
+
+
+# -- flaws other servers had
+
+
+def test_cve_2017_9524_port_scan(serving) -> None:
+    for _ in range(20):
+        Raw(serving.path).close()
+    still_serves(serving)
+
+
+def test_cve_2011_1925_unknown_export_ends_only_its_connection(serving) -> None:
+    with raw(serving.path) as peer, capture_logs() as logs:
+        peer.receive(18)
+        peer.send(wire.CLIENT_FLAGS.pack(3), option(wire.OPT_EXPORT_NAME, b"nothing"))
+        assert peer.at_end()
+    assert len(logs) == 1
+    still_serves(serving)
+
+
+def test_cve_2013_7441_every_byte_of_the_handshake_is_a_cut_point(serving) -> None:
+    script = wire.CLIENT_FLAGS.pack(3) + option(wire.OPT_EXPORT_NAME, b"disk")
+    script += request(wire.WRITE, 0, payload=b"x" * 9)
+    for cut in range(len(script)):
+        with raw(serving.path) as peer:
+            peer.send(script[:cut])
+    still_serves(serving)
+
+
+def test_cve_2017_10664_peer_gone_while_replying(serving) -> None:
+    """Also nbdkit before 1.34: a client that hangs up in mid-reply."""
+    for _ in range(5):
+        with raw(serving.path) as peer:
+            peer.open("disk")
+            peer.send(*(request(wire.READ, 0, 8 * MIB) for _ in range(8)))
+            peer.receive(1000)
+    still_serves(serving)
+
+
+def test_cve_2024_7409_idle_clients(tmp_path) -> None:
+    with serve(some_backend(), tmp_path, handshake_s=0.2, connections_max=5) as serving:
+        idle = [Raw(serving.path) for _ in range(5)]
+        with capture_logs() as logs:
+            serving.until(lambda: serving.door.connections == 5)
+            with raw(serving.path) as sixth:
+                assert sixth.at_end()
+            for peer in idle:
+                peer.receive(18)
+                assert peer.at_end()
+                peer.close()
+        assert [line["event"] for line in logs].count("nbd client did not negotiate") == 5
+        still_serves(serving)
+
+
+def test_cve_2024_7409_stop_with_clients_attached(tmp_path) -> None:
+    with serve(some_backend(), tmp_path) as serving:
+        negotiating = Raw(serving.path)
+        negotiating.receive(18)
+        peer = Raw(serving.path)
+        peer.open("disk")
+        serving.run(serving.door.close(5))
+        assert negotiating.at_end()
+        assert peer.at_end()
+        assert serving.door.connections == 0
+        negotiating.close()
+        peer.close()
+
+
+def still_serves(serving: Serving) -> None:
+    with raw(serving.path) as peer:
+        assert peer.open("disk") == SIZE
+        peer.send(request(wire.READ, 0, 4))
+        assert peer.error() == (0, b"cookie01")
+        peer.receive(4)
+    serving.until(lambda: serving.backend.attached == [])
+
+
+# -- listening and closing
+
+
+def test_close_answers_what_waits_for_a_flush(tmp_path) -> None:
+    backend = some_backend()
+    with serve(backend, tmp_path) as serving, raw(serving.path) as peer:
+
+        async def gate() -> asyncio.Event:
+            return asyncio.Event()
+
+        backend.flush_gate = gate = serving.run(gate())
+        peer.open("disk")
+        peer.send(request(wire.FLUSH))
+        serving.until(lambda: backend.flushes == 1)
+        serving.loop.call_soon_threadsafe(serving.loop.call_later, 0.1, gate.set)
+        serving.run(serving.door.close(5))
+        assert peer.error() == (0, b"cookie01")
+        assert peer.at_end()
+
+
+def test_close_gives_up_after_its_grace(tmp_path) -> None:
+    backend = some_backend()
+    with serve(backend, tmp_path) as serving, raw(serving.path) as peer, raw(serving.path) as deaf:
+
+        async def gate() -> asyncio.Event:
+            return asyncio.Event()
+
+        backend.flush_gate = serving.run(gate())
+        peer.open("disk")
+        peer.send(request(wire.FLUSH))
+        deaf.open("disk")
+        deaf.send(request(wire.READ, 0, 16 * MIB))
+        serving.until(lambda: backend.flushes == 1)
+        serving.run(serving.door.close(0.2))
+        assert peer.at_end()
+        assert serving.door.connections == 0
+
+
+def test_another_servers_socket_is_not_taken_away(serving) -> None:
+    with pytest.raises(Conflict):
+        serving.run(FrontDoor(some_backend()).listen_unix(serving.path))
+    still_serves(serving)
+
+
+def test_a_dead_servers_socket_is_replaced(tmp_path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "nbd.sock"))
+    assert stat.S_ISSOCK((tmp_path / "nbd.sock").stat().st_mode)
+    with serve(some_backend(), tmp_path) as serving:
+        still_serves(serving)
+
+
+def test_an_impossible_path_is_refused(tmp_path) -> None:
+    with pytest.raises(Unavailable):
+        asyncio.run(FrontDoor(some_backend()).listen_unix(str(tmp_path / "no" / "such")))
+
+
+def test_a_taken_port_is_refused(serving) -> None:
+    address = serving.listen_tcp()
+    with pytest.raises(Unavailable):
+        serving.run(FrontDoor(some_backend()).listen_tcp(*address))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.0.2.1", "example.org", "127.0.0.1.x"])
+def test_an_open_address_is_refused(host) -> None:
+    """CVE-2013-6410: addresses are compared as numbers."""
+    with pytest.raises(InvalidInput):
+        asyncio.run(FrontDoor(some_backend()).listen_tcp(host, 0))
+
+
+def test_an_open_address_may_be_asked_for(serving) -> None:
+    host, port = serving.run(serving.door.listen_tcp("0.0.0.0", 0, open_to_network=True))
+    assert host == "0.0.0.0"
+    with raw(("127.0.0.1", port)) as peer:
+        assert peer.open() == SIZE
+        (tcp,) = (c for c in serving.door._clients if c.name.startswith("127.0.0.1:"))
+        wire_socket = tcp._transport.get_extra_info("socket")
+        assert wire_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert wire_socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
