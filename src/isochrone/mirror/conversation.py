@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import Final, TypeVar
 
-from isochrone.errors import PeerFault, Unavailable
+from isochrone.errors import IsochroneError, PeerFault, Unavailable
 from isochrone.mirror.link import Link
 from isochrone.mirror.wire import AnyMessage, Refuse
 from isochrone.world.net import Channel
@@ -54,6 +55,17 @@ class Conversation:
         if not isinstance(message, kind):
             raise PeerFault(f"{self.peer} sent {type(message).__name__}, not {kind.__name__}")
         return message
+
+    async def last_word(self, message: AnyMessage) -> None:
+        """Say something and let the other side hang up.
+
+        Closing with bytes unread resets the connection, and the last word might never arrive.
+        """
+        with suppress(IsochroneError, TimeoutError):
+            async with asyncio.timeout(SILENCE_SECONDS_MAX):
+                await self.send(message)
+                while True:
+                    await self.receive()
 
     def close(self) -> None:
         self._channel.close()

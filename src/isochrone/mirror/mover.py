@@ -7,11 +7,12 @@ goes wrong, the last committed cut stands, and the next connection goes on from 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from isochrone.errors import Conflict, IsochroneError, PeerFault, StaleEpoch
+from isochrone.errors import Conflict, IsochroneError, PeerFault, StaleEpoch, Unavailable
 from isochrone.mirror.apply import Receiver, check_volume
 from isochrone.mirror.conversation import HEARTBEAT_SECONDS, Conversation
 from isochrone.mirror.pairs import Event, Pair, move
@@ -85,7 +86,8 @@ class Mover:
         """Ask for a cut now; a token that `covered` answers for."""
         self._token += 1
         if self._talk is not None:
-            await self._talk.send(Sync(token=self._token))
+            with suppress(Unavailable):  # it is asked again with the next connection
+                await self._talk.send(Sync(token=self._token))
         return self._token
 
     def covered(self, token: int) -> bool:

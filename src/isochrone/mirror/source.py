@@ -80,11 +80,12 @@ class SourceSession:
                 case _:
                     raise PeerFault(f"{self._talk.peer} began with {type(first).__name__}")
         except IsochroneError as e:
-            await self._talk.send(Refuse(code=e.code, message=e.message, hint=e.hint))
+            await self._talk.last_word(Refuse(code=e.code, message=e.message, hint=e.hint))
             raise
-        await self._talk.send(welcome)
         if first.probe:
+            await self._talk.last_word(welcome)
             return
+        await self._talk.send(welcome)
         reader = asyncio.get_running_loop().create_task(self._read())
         sender = asyncio.get_running_loop().create_task(self._serve())
         try:
@@ -142,7 +143,7 @@ class SourceSession:
         group = self._pool.state.groups.get(message.group)
         if group is not None and Lineage(message.lineage, message.epoch).supersedes(group.identity):
             await self._give_way(group, message.epoch)
-        await self._talk.send(Fenced(epoch=message.epoch))
+        await self._talk.last_word(Fenced(epoch=message.epoch))
 
     async def _give_way(self, group: Group, epoch: int) -> None:
         """Be read-only from now on: another site has taken the group over."""

@@ -22,7 +22,7 @@ from isochrone.store.format import BODY, SEGMENT_BYTES, WRITE, Batch
 from isochrone.store.log import Log
 from isochrone.store.metadata import Metadata
 from isochrone.store.recover import read_tail
-from isochrone.store.stage import Stage
+from isochrone.store.stage import STAGE_BYTES_MAX, Stage
 from isochrone.store.state import State
 from isochrone.store.tracks import NODE_BYTES_BUDGET, Forest, Table
 from isochrone.types import BLOCK, MIB, Buffer
@@ -39,6 +39,11 @@ class Limits:
     segment_bytes: int = SEGMENT_BYTES
     node_bytes: int = NODE_BYTES_BUDGET
     checkpoint_bytes: int = 512 * MIB  # log between checkpoints: a few seconds of replay
+
+    @property
+    def stage_bytes(self) -> int:
+        """Payload of one batch: any fits into a segment, and wastes little of the last one."""
+        return min(STAGE_BYTES_MAX, self.segment_bytes // 4)
 
 
 LIMITS: Final = Limits()
@@ -61,7 +66,7 @@ class Pool:
         self.on_change: list[Callable[[int, r.AnyRecord], None]] = []  # called after each body
         self._metadata = metadata
         self._checkpointer = Checkpointer(metadata, state)
-        self._stage = Stage()
+        self._stage = Stage(limits.stage_bytes)
         self._turn_error: IsochroneError | None = None
         self._syncing: asyncio.Task[None] | None = None
         self._bytes_at_checkpoint = 0
@@ -131,7 +136,7 @@ class Pool:
     def stage_write(self, volume: int, block: int, data: memoryview) -> None:
         """Stage a write of whole blocks; `data` must not change before `commit`."""
         self._writable()
-        step = 8 * MIB
+        step = self.limits.stage_bytes // 2
         for at in range(0, len(data), step):
             self._stage.write(volume, block + at // BLOCK, data[at : at + step])
             if self._stage.full:
@@ -159,7 +164,7 @@ class Pool:
         stage = self._stage
         if not stage:
             return
-        self._stage = Stage()
+        self._stage = Stage(self.limits.stage_bytes)
         if self._turn_error is not None:
             return  # the turn has failed already: later changes must not overtake earlier ones
         try:

@@ -8,16 +8,17 @@ from typing import Final
 from isochrone.store.format import BODY, DISCARD, WRITE, checksum, describe
 from isochrone.types import BLOCK, MIB, Buffer
 
-STAGE_BYTES_MAX: Final = 16 * MIB  # a batch must leave room in a segment and bound its memory
+STAGE_BYTES_MAX: Final = 16 * MIB  # bounds what a turn holds, and how long its append takes
 RECORDS_MAX: Final = 65536  # 1.5 MiB of descriptors
 
 
 class Stage:
     """Descriptors, checksums and payload of the next batch, and the table updates it stands for."""
 
-    __slots__ = ("blocks", "bodies", "descriptors", "payload", "sums", "updates")
+    __slots__ = ("blocks", "bodies", "bytes_max", "descriptors", "payload", "sums", "updates")
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_max: int = STAGE_BYTES_MAX) -> None:
+        self.bytes_max = bytes_max
         self.descriptors: list[bytes] = []
         self.sums: array[int] = array("Q")
         self.bodies: list[bytes] = []
@@ -30,7 +31,7 @@ class Stage:
 
     @property
     def full(self) -> bool:
-        return self.blocks * BLOCK >= STAGE_BYTES_MAX or len(self.descriptors) >= RECORDS_MAX
+        return self.blocks * BLOCK >= self.bytes_max or len(self.descriptors) >= RECORDS_MAX
 
     def write(self, volume: int, block: int, data: memoryview) -> None:
         """Whole blocks. `data` must stay as it is until the batch is appended."""
