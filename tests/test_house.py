@@ -116,10 +116,13 @@ DOOR_METHODS: Final[dict[str, tuple[str, ...]]] = {
 # (file, door): why it may. An entry its file does not need any more fails.
 ALLOWED: Final[dict[tuple[str, str], str]] = {
     ("nbd/server.py", "net"): "asyncio transports are the front door; a channel would cost it half",
-    ("control/service.py", "net"): "opens the listening sockets of the daemon it assembles",
-    ("control/service.py", "disk"): "the state folder and the socket files of the daemon",
-    ("control/cli.py", "net"): "a client of the API, outside any pool and any simulation",
-    ("control/cli.py", "disk"): "reads what the operator names: configuration and tokens",
+    ("control/sockets.py", "net"): "opens the listening sockets of the daemon, before it says ready",
+    ("control/sockets.py", "disk"): "the socket files of the daemon",
+    ("control/notify.py", "net"): "one datagram to the service manager",
+    ("control/client.py", "net"): "a client of the API, outside any pool and any simulation",
+    ("sim/scenario.py", "clock"): "the conductor stands outside the sites, in virtual time anyway",
+    ("sim/__main__.py", "clock"): "tells how long the run took",
+    ("sim/__main__.py", "work"): "runs seeds in several processes",
 }
 # A name that carries its own seed is no dice: the whole run follows from it.
 SEEDED: Final[dict[str, frozenset[str]]] = {"sim": frozenset({"random", "random.Random"})}

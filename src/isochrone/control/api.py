@@ -1,0 +1,325 @@
+"""The HTTP API of a controller.
+
+Every change is done, then made durable, and only then answered: who has heard "done" will find it
+after a power cut. Errors of the product become problem documents (RFC 9457) in one place.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from isochrone import __version__
+from isochrone.control import views as v
+from isochrone.control.census import Census
+from isochrone.control.sockets import is_loopback
+from isochrone.dr.failover import promote
+from isochrone.errors import InvalidInput, IsochroneError, Unavailable
+from isochrone.mirror import groups
+from isochrone.mirror.service import Mirrors
+from isochrone.store import copies, volumes
+from isochrone.store.pool import Pool
+
+BODY_BYTES_MAX: Final = 1 << 20  # a copy of 4,096 volumes with the longest names needs 540 KB
+WAIT_S_MAX: Final = 86400.0
+
+log = structlog.get_logger("isochrone.api")
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NewVolume(Body):
+    name: str
+    size: int = Field(description="bytes")
+
+
+class Resize(Body):
+    size: int = Field(description="bytes")
+    shrink: bool = Field(default=False, description="cutting off the end is meant")
+
+
+class NewCopy(Body):
+    volumes: list[str]
+    name: str = Field(default="", description="empty: named after the time")
+    writable: bool = False
+
+
+class NewGroup(Body):
+    name: str
+    volumes: list[str]
+
+
+class NewMirror(Body):
+    group: str
+    source: str = Field(description="HOST:PORT or socket path of the primary's link")
+
+
+class Wait(Body):
+    copy_name: str = Field(default="", alias="copy", description="until this copy is here")
+    timeout: float = Field(gt=0, le=WAIT_S_MAX, strict=False, description="seconds")
+
+
+def make_app(pool: Pool, mirrors: Mirrors, directory: Path, *, insecure: bool = False) -> ASGIApp:
+    """The application. Unless `insecure`, it answers only to names of this machine."""
+    app = FastAPI(
+        title="Isochrone",
+        version=__version__,
+        docs_url=None,  # its page loads scripts from other hosts
+        redoc_url=None,
+        redirect_slashes=False,
+        max_body_size=BODY_BYTES_MAX,
+    )
+    census = Census(pool, directory)
+    _add_errors(app)
+    _add_volumes(app, pool, census)
+    _add_copies(app, pool, census)
+    _add_groups(app, pool, mirrors)
+    _add_mirrors(app, pool, mirrors)
+    _add_site(app, pool, mirrors, census)
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        _, schemas = msgspec.json.schema_components(
+            _ANSWERS, ref_template="#/components/schemas/{name}"
+        )
+        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return NoBrowsers(app, any_host=insecure)
+
+
+# -- answers
+
+_ANSWERS: Final = (
+    *(v.VolumeView, v.VolumeList, v.CopyView, v.CopyList, v.GroupView, v.GroupList),
+    *(v.PromoteView, v.SiteView, v.Problem),
+)
+
+
+def answer(body: msgspec.Struct, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+def gives(body: type[msgspec.Struct], status: int = 200) -> dict[str, Any]:
+    """Keyword arguments of a route: what it answers, for the OpenAPI document."""
+    schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+    problem = {"$ref": f"#/components/schemas/{v.Problem.__name__}"}
+    return {
+        "status_code": status,
+        "response_model": None,
+        "responses": {
+            status: {"content": {"application/json": {"schema": schema}}},
+            "default": {
+                "description": "the error",
+                "content": {"application/problem+json": {"schema": problem}},
+            },
+        },
+    }
+
+
+# -- errors
+
+
+def problem(error: IsochroneError) -> Response:
+    document = v.Problem(
+        type=error.code,
+        title=(type(error).__doc__ or error.code).splitlines()[0],
+        status=error.http_status,
+        detail=error.message,
+        hint=error.hint,
+        exit_code=error.exit_code,
+    )
+    return _problem(document)
+
+
+def _problem(document: v.Problem) -> Response:
+    body = msgspec.json.encode(document)
+    return Response(body, document.status, media_type="application/problem+json")
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(IsochroneError)
+    async def known(request: Request, error: IsochroneError) -> Response:
+        if error.http_status >= 500:
+            log.warning("a request failed", path=request.url.path, error=error.message)
+        return problem(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return problem(InvalidInput(f"{where}: {first['msg']}" if where else str(first["msg"])))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        title = HTTPStatus(error.status_code).phrase
+        detail = f"{request.method} {request.url.path}: {error.detail}"
+        return _problem(
+            v.Problem(type="about:blank", title=title, status=error.status_code, detail=detail)
+        )
+
+    @app.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> Response:
+        # The framework raises it again after the answer, so its trace is in the log.
+        return _problem(
+            v.Problem(
+                type="InternalError",
+                title="A bug in the controller",
+                status=500,
+                detail=f"the controller failed inside: {type(error).__name__}: {error}",
+                hint="its log has the details; please report them",
+            )
+        )
+
+
+# -- routes
+
+
+def _add_volumes(app: FastAPI, pool: Pool, census: Census) -> None:
+    @app.get("/v1/volumes", **gives(v.VolumeList))
+    async def list_volumes() -> Response:
+        return answer(v.VolumeList(volumes=await census.volumes()))
+
+    @app.post("/v1/volumes", **gives(v.VolumeView, 201))
+    async def create_volume(body: NewVolume) -> Response:
+        volume = volumes.create(pool, body.name, body.size)
+        await pool.flush()
+        return answer(await census.volume(volume), 201)
+
+    @app.get("/v1/volumes/{name}", **gives(v.VolumeView))
+    async def show_volume(name: str) -> Response:
+        return answer(await census.volume(volumes.find(pool, name)))
+
+    @app.patch("/v1/volumes/{name}", **gives(v.VolumeView))
+    async def resize_volume(name: str, body: Resize) -> Response:
+        volume = volumes.resize(pool, name, body.size, shrink=body.shrink)
+        await pool.flush()
+        return answer(await census.volume(volume))
+
+    @app.delete("/v1/volumes/{name}", status_code=204)
+    async def delete_volume(name: str) -> Response:
+        volumes.delete(pool, name)
+        await pool.flush()
+        return Response(status_code=204)
+
+
+def _add_copies(app: FastAPI, pool: Pool, census: Census) -> None:
+    @app.get("/v1/copies", **gives(v.CopyList))
+    async def list_copies() -> Response:
+        return answer(v.CopyList(copies=census.copies()))
+
+    @app.post("/v1/copies", **gives(v.CopyView, 201))
+    async def take_copy(body: NewCopy) -> Response:
+        copy = copies.take(pool, body.volumes, name=body.name, writable=body.writable)
+        view = census.copy(copy)
+        await pool.flush()
+        return answer(view, 201)
+
+    @app.get("/v1/copies/{name}", **gives(v.CopyView))
+    async def show_copy(name: str) -> Response:
+        return answer(census.copy(copies.find_copy(pool, name)))
+
+    @app.delete("/v1/copies/{name}", status_code=204)
+    async def delete_copy(name: str) -> Response:
+        copies.delete(pool, name)
+        await pool.flush()
+        return Response(status_code=204)
+
+
+def _add_groups(app: FastAPI, pool: Pool, mirrors: Mirrors) -> None:
+    @app.get("/v1/groups", **gives(v.GroupList))
+    async def list_groups() -> Response:
+        return answer(v.GroupList(groups=[v.group_view(s) for s in mirrors.statuses()]))
+
+    @app.post("/v1/groups", **gives(v.GroupView, 201))
+    async def create_group(body: NewGroup) -> Response:
+        groups.create(pool, body.name, body.volumes)
+        await pool.flush()
+        return answer(v.group_view(mirrors.status(body.name)), 201)
+
+    @app.get("/v1/groups/{name}", **gives(v.GroupView))
+    async def show_group(name: str) -> Response:
+        return answer(v.group_view(mirrors.status(name)))
+
+    @app.post("/v1/groups/{name}/promote", **gives(v.PromoteView))
+    async def promote_group(name: str) -> Response:
+        report = await promote(pool, mirrors, name)
+        await pool.flush()
+        return answer(v.promote_view(report))
+
+
+def _add_mirrors(app: FastAPI, pool: Pool, mirrors: Mirrors) -> None:
+    @app.post("/v1/mirrors", **gives(v.GroupView, 201))
+    async def add_mirror(body: NewMirror) -> Response:
+        status = await mirrors.add(body.group, body.source)
+        await pool.flush()
+        return answer(v.group_view(status), 201)
+
+    @app.post("/v1/mirrors/{group}/wait", **gives(v.GroupView))
+    async def wait_mirror(group: str, body: Wait) -> Response:
+        status = await mirrors.wait(group, copy=body.copy_name, timeout=body.timeout)
+        return answer(v.group_view(status))
+
+    @app.delete("/v1/mirrors/{group}", status_code=204)
+    async def remove_mirror(group: str) -> Response:
+        await mirrors.remove(group)
+        await pool.flush()
+        return Response(status_code=204)
+
+
+def _add_site(app: FastAPI, pool: Pool, mirrors: Mirrors, census: Census) -> None:
+    @app.get("/v1/status", **gives(v.SiteView))
+    async def site() -> Response:
+        return answer(await census.site([v.group_view(s) for s in mirrors.statuses()]))
+
+    @app.get("/healthz", response_model=None)
+    async def alive() -> Response:
+        return Response("ok\n", media_type="text/plain")
+
+    @app.get("/readyz", response_model=None)
+    async def ready() -> Response:
+        if pool.failed:
+            return problem(Unavailable(f"the pool is read-only: {pool.failed}"))
+        return Response("ok\n", media_type="text/plain")
+
+
+class NoBrowsers:
+    """Refuses what a web page could make a browser on this host send to a local port.
+
+    There is no password to stop it yet. But a browser says where the page came from, and under
+    which name it found us, which need not be a name of this machine.
+    """
+
+    def __init__(self, app: ASGIApp, *, any_host: bool) -> None:
+        self._app = app
+        self._any_host = any_host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Unix sockets have no port, and no browser reaches them.
+        if scope["type"] == "http" and (scope.get("server") or ("", None))[1] is not None:
+            headers = dict(scope["headers"])
+            host = headers.get(b"host", b"").decode("latin-1")
+            name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+            if b"origin" in headers or not (self._any_host or is_loopback(name)):
+                refused = v.Problem(
+                    type="about:blank",
+                    title="Forbidden",
+                    status=403,
+                    detail="this controller does not answer web pages, nor for other hosts' names",
+                )
+                await _problem(refused)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

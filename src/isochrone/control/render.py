@@ -1,0 +1,247 @@
+"""Answers drawn for people: tables that are coloured at a terminal and plain elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from isochrone.control.sizes import format_size
+from isochrone.control.times import format_span
+from isochrone.control.views import (
+    CopyView,
+    GroupView,
+    PromoteView,
+    SiteView,
+    VolumeView,
+)
+
+Out = TextIO | None  # None: stdout, as it is at the moment of printing
+
+RIGHT = frozenset({"SIZE", "MAPPED", "CUT", "AGE", "RECEIVED"})  # figures line up at their end
+
+
+def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], out: Out) -> None:
+    """A table with a heading; `title` may be empty."""
+    out = out or sys.stdout
+    if out.isatty() and os.environ.get("TERM") != "dumb":
+        _rich(title, heads, rows, out)
+        return
+    if title:
+        print(title, file=out)
+    widths = [max(len(line[at]) for line in (heads, *rows)) for at in range(len(heads))]
+    for line in (heads, *rows):
+        cells = [
+            text.rjust(width) if head in RIGHT else text.ljust(width)
+            for text, width, head in zip(line, widths, heads, strict=True)
+        ]
+        print("  ".join(cells).rstrip(), file=out)
+
+
+def _rich(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        drawn.add_column(head, justify="right" if head in RIGHT else "left", overflow="fold")
+    for row in rows:
+        # Text, not str: names must not be read as markup.
+        drawn.add_row(*(Text(cell, style=_style(cell)) for cell in row))
+    Console(file=out, highlight=False).print(drawn)
+
+
+def _style(cell: str) -> str:
+    word = cell.partition(" ")[0]
+    if word in ("SUSPENDED", "fenced", "READ-ONLY"):
+        return "red"
+    if word in ("PENDING", "COPYING"):
+        return "yellow"
+    return "green" if word == "DUPLEX" else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def facts(pairs: Sequence[tuple[str, str]], out: Out) -> None:
+    """One thing, a line for each fact; empty ones are left out."""
+    out = out or sys.stdout
+    shown = [(name, value) for name, value in pairs if value]
+    width = max(len(name) for name, _ in shown)
+    for name, value in shown:
+        print(f"{name.ljust(width)}  {value}", file=out)
+
+
+# -- volumes
+
+
+def volumes(views: Sequence[VolumeView], out: Out = None, title: str = "") -> None:
+    rows = [
+        [v.name, format_size(v.size), format_size(v.mapped), v.group or "-", _use(v)] for v in views
+    ]
+    table(title, ["VOLUME", "SIZE", "MAPPED", "GROUP", "USE"], rows, out)
+
+
+def _use(view: VolumeView) -> str:
+    words = [_count(len(view.clients), "client")] if view.clients else []
+    if view.read_only:
+        words.append("read-only")
+    return ", ".join(words) or "-"
+
+
+def volume(view: VolumeView, out: Out = None) -> None:
+    facts(
+        [
+            ("name", view.name),
+            ("is", view.description),
+            ("size", f"{format_size(view.size)} ({view.size} bytes)"),
+            ("mapped", f"{format_size(view.mapped)} ({view.mapped} bytes)"),
+            ("access", "read-only" if view.read_only else "writable"),
+            ("group", view.group),
+            ("copy", view.copy),
+            ("source", view.source),
+            ("clients", ", ".join(view.clients)),
+        ],
+        out,
+    )
+
+
+# -- copies
+
+
+def copies(views: Sequence[CopyView], out: Out = None, title: str = "") -> None:
+    rows = [
+        [
+            v.name,
+            v.time,
+            "clone" if v.writable else "snapshot",
+            v.group or "-",
+            _shorten([m.export for m in v.members]),
+        ]
+        for v in views
+    ]
+    table(title, ["COPY", "TAKEN", "KIND", "MIRROR", "EXPORTS"], rows, out)
+
+
+def _shorten(names: Sequence[str], at_most: int = 3) -> str:
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return " ".join(names[:at_most]) + more
+
+
+def copy(view: CopyView, out: Out = None) -> None:
+    facts(
+        [
+            ("name", view.name),
+            ("kind", "clone (writable)" if view.writable else "snapshot (read-only)"),
+            ("taken", view.time),
+            ("mirror", view.group and f"came with group {view.group}"),
+        ],
+        out,
+    )
+    rows = [[m.export, format_size(m.size), m.source or "(deleted)"] for m in view.members]
+    table("", ["EXPORT", "SIZE", "OF"], rows, out)
+
+
+# -- groups
+
+
+def groups(views: Sequence[GroupView], out: Out = None, title: str = "") -> None:
+    rows = [
+        [
+            g.group,
+            g.role,
+            f"{g.state} ({g.cause})" if g.cause else g.state,
+            str(g.cut) if g.cut else "-",
+            g.recovery_point_time or g.cut_time or "-",
+            format_span(g.recovery_point_age),
+            _shorten(g.volumes),
+        ]
+        for g in views
+    ]
+    heads = ["GROUP", "ROLE", "STATE", "CUT", "POINT", "AGE", "VOLUMES"]
+    table(title, heads, rows, out)
+
+
+def group(view: GroupView, out: Out = None) -> None:
+    here = view.role == "secondary"
+    age = format_span(view.recovery_point_age)
+    facts(
+        [
+            ("group", view.group),
+            ("role", view.role),
+            ("state", f"{view.state} ({view.cause})" if view.cause else view.state),
+            ("cut", f"{view.cut} at {view.cut_time}" if view.cut else "none yet"),
+            ("recovery point", view.recovery_point_time and f"{view.recovery_point_time} ({age})"),
+            ("lineage", view.lineage and f"{view.lineage} epoch {view.epoch}"),
+            ("volumes", ", ".join(view.volumes)),
+            ("source", view.source),
+            ("received", _received(view) if here else ""),
+            ("incoming", f"{format_size(view.bytes_incoming)} not committed" if here else ""),
+            ("promoted", view.promoted_time),
+            ("superseded by", f"epoch {view.superseded_by}" if view.superseded_by else ""),
+            ("old primary", "not fenced yet: keep its clients away" if view.fence_pending else ""),
+        ],
+        out,
+    )
+    rows = [
+        [p.peer, "yes" if p.connected else "no", str(p.acked_cut or "-"), format_size(p.bytes_sent)]
+        for p in view.peers
+    ]
+    if rows:
+        table("", ["SECONDARY", "CONNECTED", "CUT", "SENT"], rows, out)
+
+
+def _received(view: GroupView) -> str:
+    commands = format_size(view.bytes_commands)
+    return f"{format_size(view.bytes_received)} since start, {commands} of it copies as commands"
+
+
+def promoted(view: PromoteView, out: Out = None) -> None:
+    known = view.lost_bytes >= 0
+    lost = f"{format_size(max(view.lost_bytes, 0))} that the primary had announced"
+    facts(
+        [
+            ("promoted", f"{view.group} in {format_span(view.seconds)}, now epoch {view.epoch}"),
+            ("stands at", f"cut {view.cut}, placed {view.cut_time}"),
+            (
+                "recovery point",
+                f"{view.recovery_point_time} ({format_span(view.recovery_point_age)} ago)",
+            ),
+            ("known lost", lost if known else "unknown: the primary was not heard"),
+            ("last heard", view.last_heard_time or "not since this controller started"),
+            ("dropped", f"{format_size(view.incoming_bytes_dropped)} of an incomplete cut"),
+            ("volumes", ", ".join(view.volumes)),
+            ("copies", ", ".join(view.copies)),
+        ],
+        out,
+    )
+
+
+# -- everything
+
+
+def site(view: SiteView, out: Out = None) -> None:
+    """One screen: what is here, how far behind it is, and how much room is left."""
+    out = out or sys.stdout
+    print(f"isochrone {view.version}  {view.directory}  {view.time}", file=out)
+    if view.failed:
+        print(f"READ-ONLY: {view.failed}", file=out)
+    space = view.space
+    print(
+        f"log {format_size(space.log_bytes)} in {_count(space.log_segments, 'segment')},"
+        f" {format_size(space.free_bytes)} free on disk",
+        file=out,
+    )
+    if not (view.volumes or view.copies or view.groups):
+        print("\nnothing here yet; begin with: isochrone volume create NAME SIZE", file=out)
+        return
+    if view.volumes:
+        volumes(view.volumes, out, "\nVolumes")
+    if view.copies:
+        copies(view.copies, out, "\nCopies")
+    if view.groups:
+        groups(view.groups, out, "\nGroups")

@@ -1,0 +1,113 @@
+"""The socket files of a controller, and who may reach its ports."""
+
+from __future__ import annotations
+
+import ipaddress
+
+# The listening sockets are made here, so that a port that is taken is an error before "ready".
+import socket  # noqa: TID251
+import stat
+from pathlib import Path
+from typing import Final
+
+from isochrone.errors import InvalidInput, Unavailable
+from isochrone.world.net import split_address
+
+NBD_SOCKET: Final = "nbd.sock"
+LINK_SOCKET: Final = "link.sock"
+API_SOCKET: Final = "api.sock"
+SOCKETS: Final = (NBD_SOCKET, LINK_SOCKET, API_SOCKET)
+
+PATH_BYTES_MAX: Final = 107  # sun_path has 108 bytes on Linux, the last one is zero
+BACKLOG: Final = 128
+
+Listening = socket.socket
+
+
+def socket_path(directory: Path, name: str) -> str:
+    """The path of a socket file. Raises `InvalidInput` where the kernel would cut it off."""
+    path = str(directory / name)
+    size = len(path.encode())
+    if size > PATH_BYTES_MAX:
+        raise InvalidInput(
+            f"the socket path {path} has {size} bytes; Linux takes {PATH_BYTES_MAX}",
+            hint="choose a directory with a shorter path, or reach it through a symbolic link",
+        )
+    return path
+
+
+def remove_sockets(directory: Path) -> None:
+    """Remove the socket files of an earlier process. Only for the holder of the pool's lock."""
+    for name in SOCKETS:
+        path = directory / name
+        try:
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise InvalidInput(
+                    f"{path} is in the way: it is not a socket", hint="move it elsewhere"
+                )
+            path.unlink()
+        except FileNotFoundError:
+            continue
+
+
+def keep_private(path: str) -> None:
+    Path(path).chmod(0o600)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address. Compared as a number, never as text."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def tcp_address(option: str, address: str, *, insecure: bool) -> tuple[str, int]:
+    """(host, port) of a `--nbd`, `--link` or `--api`. Raises `InvalidInput`."""
+    where = split_address(address)
+    if where is None:
+        raise InvalidInput(
+            f"{option} {address}: this is a path, not HOST:PORT",
+            hint="the Unix sockets are always there, in the controller's directory",
+        )
+    if not insecure and not is_loopback(where[0]):
+        raise InvalidInput(
+            f"{option} {address}: other hosts could reach it, and there is no authentication yet",
+            hint="use 127.0.0.1 and a tunnel, or --insecure on a network that you trust",
+        )
+    return where
+
+
+def join_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def tidy_address(address: str) -> str:
+    """With brackets around an IPv6 host."""
+    where = split_address(address)
+    return join_address(*where) if where is not None else address
+
+
+def listen_unix(path: str) -> socket.socket:
+    wire = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        wire.bind(path)
+        keep_private(path)
+        wire.listen(BACKLOG)
+    except OSError as e:
+        wire.close()
+        raise Unavailable(f"cannot listen at {path}: {e.strerror or e}") from e
+    return wire
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as e:
+        raise Unavailable(
+            f"cannot listen at {join_address(host, port)}: {e.strerror or e}",
+            hint="choose another address",
+        ) from e

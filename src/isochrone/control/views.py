@@ -1,0 +1,123 @@
+"""The documents of the API, for the controller that writes them and the client that reads them.
+
+Sizes are bytes; stamps are ns since 1970, with the same instant in RFC 3339 beside them. Fields are
+added, never renamed: scripts read them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from isochrone.control.times import rfc3339
+from isochrone.mirror.status import GroupStatus, PromoteReport
+
+
+class VolumeView(msgspec.Struct, kw_only=True):
+    name: str  # of its export
+    size: int
+    mapped: int  # bytes that have been written and not discarded
+    kind: str  # volume, snapshot, clone
+    read_only: bool
+    description: str
+    group: str
+    copy: str  # it is a member of
+    source: str  # it was copied from; empty if that is deleted
+    clients: list[str]  # who has it open
+
+
+class VolumeList(msgspec.Struct, kw_only=True):
+    volumes: list[VolumeView]
+
+
+class MemberView(msgspec.Struct, kw_only=True):
+    source: str  # volume; empty if it is deleted
+    export: str
+    size: int
+
+
+class CopyView(msgspec.Struct, kw_only=True):
+    name: str
+    writable: bool
+    stamp: int
+    time: str
+    group: str  # whose mirror it came through; empty if it was taken here
+    members: list[MemberView]
+
+
+class CopyList(msgspec.Struct, kw_only=True):
+    copies: list[CopyView]
+
+
+class GroupView(GroupStatus, kw_only=True):
+    """A group at this site, with its instants in words."""
+
+    cut_time: str
+    recovery_point_time: str
+    promoted_time: str
+
+
+class GroupList(msgspec.Struct, kw_only=True):
+    groups: list[GroupView]
+
+
+class PromoteView(PromoteReport, kw_only=True):
+    """What a forced failover did, with its instants in words."""
+
+    cut_time: str
+    recovery_point_time: str
+    last_heard_time: str
+
+
+class SpaceView(msgspec.Struct, kw_only=True):
+    log_bytes: int  # size of the log's files
+    log_segments: int
+    free_bytes: int  # of the file system under the pool
+
+
+class SiteView(msgspec.Struct, kw_only=True):
+    """Everything on one screen."""
+
+    version: str
+    pool: str  # identity
+    directory: str
+    time: str
+    failed: str  # why the pool is read-only; empty if it is well
+    volumes: list[VolumeView]
+    copies: list[CopyView]
+    groups: list[GroupView]
+    space: SpaceView
+
+
+class Problem(msgspec.Struct, kw_only=True):
+    """An error, as RFC 9457 has it. `type` is its stable code."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    hint: str = ""
+    exit_code: int = 1
+
+
+def group_view(status: GroupStatus) -> GroupView:
+    return GroupView(
+        **_fields(status),
+        cut_time=rfc3339(status.cut_stamp),
+        recovery_point_time=rfc3339(status.recovery_point),
+        promoted_time=rfc3339(status.promoted_stamp),
+    )
+
+
+def promote_view(report: PromoteReport) -> PromoteView:
+    return PromoteView(
+        **_fields(report),
+        cut_time=rfc3339(report.cut_stamp),
+        recovery_point_time=rfc3339(report.recovery_point),
+        last_heard_time=rfc3339(report.last_heard),
+    )
+
+
+def _fields(struct: msgspec.Struct) -> dict[str, Any]:
+    return msgspec.structs.asdict(struct)

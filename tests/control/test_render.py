@@ -1,0 +1,143 @@
+"""What people see: plain text in pipes, colour only where it is wanted."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from isochrone.control import render
+from isochrone.control.views import group_view, promote_view
+from tests.control import examples
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_plain_table_is_aligned() -> None:
+    out = io.StringIO()
+    render.volumes([examples.volume("v1"), examples.volume("longer", clients=["a", "b"])], out)
+    assert out.getvalue() == (
+        "VOLUME    SIZE  MAPPED  GROUP  USE\n"
+        "v1      64 MiB   1 MiB  -      -\n"
+        "longer  64 MiB   1 MiB  -      2 clients\n"
+    )
+
+
+def test_one_client_is_one_client() -> None:
+    out = io.StringIO()
+    render.volumes([examples.volume(clients=["a"], read_only=True)], out)
+    assert "1 client, read-only" in out.getvalue()
+
+
+def test_a_terminal_gets_a_drawn_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    out = Terminal()
+    render.groups([group_view(examples.group_status(state="SUSPENDED", cause="link"))], out)
+    assert "\x1b[31m" in out.getvalue()
+    assert "SUSPENDED (link)" in out.getvalue()
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    render.groups([group_view(examples.group_status(state="SUSPENDED"))], out)
+    assert "\x1b[3" not in out.getvalue()
+    assert "SUSPENDED" in out.getvalue()
+
+
+def test_names_are_not_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    out = Terminal()
+    render.table("", ["CAUSE"], [["[red]x[/red]"]], out)
+    assert "[red]x[/red]" in out.getvalue()
+
+
+def test_one_volume_leaves_out_what_is_empty() -> None:
+    out = io.StringIO()
+    render.volume(examples.volume(clients=["unix#1"]), out)
+    text = out.getvalue()
+    assert "size     64 MiB (67108864 bytes)" in text
+    assert "clients  unix#1" in text
+    assert "source" not in text
+
+
+def test_one_copy() -> None:
+    out = io.StringIO()
+    render.copy(examples.copy(group="g"), out)
+    assert "came with group g" in out.getvalue()
+    assert "v1@c1   64 MiB  v1" in out.getvalue()
+
+
+def test_many_exports_are_cut_short() -> None:
+    members = examples.copy().members * 5
+    out = io.StringIO()
+    render.copies([examples.copy(members=members)], out)
+    assert "v1@c1 v1@c1 v1@c1 and 2 more" in out.getvalue()
+
+
+def test_a_secondary_group_shows_point_and_age() -> None:
+    out = io.StringIO()
+    render.group(group_view(examples.group_status()), out)
+    text = out.getvalue()
+    assert "recovery point  2023-11-14T22:13:21.000Z (1.4 s)" in text
+    assert "state           DUPLEX" in text
+    assert "received        3 MiB since start, 120 B of it copies as commands" in text
+
+
+def test_a_primary_group_shows_who_follows() -> None:
+    out = io.StringIO()
+    status = examples.group_status(
+        role="primary", state="SIMPLEX", recovery_point=0, recovery_point_age=-1.0,
+        source="", peers=[examples.peer()], fence_pending=True,
+    )  # fmt: skip
+    render.group(group_view(status), out)
+    text = out.getvalue()
+    assert text.splitlines()[-1].split() == ["cd" * 16, "yes", "6", "1", "MiB"]
+    assert "not fenced yet" in text
+    assert "received" not in text
+
+
+def test_a_group_table_with_no_cut_yet() -> None:
+    out = io.StringIO()
+    status = examples.group_status(
+        state="PENDING", cut=0, cut_stamp=0, recovery_point=0, recovery_point_age=-1.0
+    )
+    render.groups([group_view(status)], out)
+    assert out.getvalue().splitlines()[1].split() == [
+        *("g", "secondary", "PENDING", "-", "-", "-", "v1", "v2")
+    ]
+
+
+def test_a_promote_says_what_is_lost() -> None:
+    out = io.StringIO()
+    render.promoted(promote_view(examples.report()), out)
+    assert "unknown: the primary was not heard" in out.getvalue()
+    out = io.StringIO()
+    render.promoted(promote_view(examples.report(lost_bytes=8192, last_heard=examples.NOON)), out)
+    assert "8 KiB that the primary had announced" in out.getvalue()
+
+
+def test_one_screen() -> None:
+    out = io.StringIO()
+    render.site(examples.site(), out)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "isochrone 9.9  /var/lib/iso  2023-11-14T22:13:20.000Z"
+    assert lines[1] == "log 5 GiB in 1 segment, 10 GiB free on disk"
+    assert [line for line in lines if line in ("Volumes", "Copies", "Groups")] == [
+        *("Volumes", "Copies", "Groups")
+    ]
+
+
+def test_an_empty_site_says_how_to_begin() -> None:
+    out = io.StringIO()
+    render.site(examples.site(volumes=[], copies=[], groups=[], failed="a sync failed"), out)
+    assert "READ-ONLY: a sync failed" in out.getvalue()
+    assert "isochrone volume create" in out.getvalue()

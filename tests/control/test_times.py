@@ -1,0 +1,35 @@
+"""Instants and spans in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from isochrone.control.times import format_span, rfc3339
+
+
+def test_never_is_empty() -> None:
+    assert rfc3339(0) == ""
+
+
+def test_an_instant_is_utc_to_the_millisecond() -> None:
+    assert rfc3339(1_700_000_000_123_456_789) == "2023-11-14T22:13:20.123Z"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1.0, "-"),
+        (0.04, "0.0 s"),
+        (2.34, "2.3 s"),
+        (12, "12 s"),
+        (59.7, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (86399, "23 h 59 min"),
+        (86400, "1 d 0 h"),
+        (2_700_000, "31 d 6 h"),
+    ],
+)
+def test_spans(seconds: float, text: str) -> None:
+    assert format_span(seconds) == text
