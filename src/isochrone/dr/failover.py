@@ -35,10 +35,10 @@ async def promote(pool: Pool, mirrors: Mirrors, name: str) -> PromoteReport:
     """Take a group over. When this returns, the takeover survives a power cut."""
     clock = pool.world.clock
     started = clock.monotonic()
-    group = find_group(pool, name)
-    check(group)
+    check(find_group(pool, name))
     mover = await mirrors.release(name)
-    check(group)  # the last cut may have been committed meanwhile; nothing else can have changed
+    group = find_group(pool, name)
+    check(group)  # meanwhile the last cut may have been committed, or the mirror removed
     dropped = mover.bytes_incoming_at_end if mover else 0
     lost = {"bytes": mover.behind_bytes, "heard": mover.last_heard} if mover else {"bytes": -1}
     recovery_point = mover.recovery_point if mover else group.cut_stamp

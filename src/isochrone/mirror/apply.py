@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from isochrone.errors import Conflict, Damaged, PeerFault
+from isochrone.errors import Conflict, Damaged, InvalidInput, PeerFault
 from isochrone.mirror.wire import Begin, Command, Cut, Data, Holes, RemoteVolume
 from isochrone.store import records as r
 from isochrone.store.log import verifies
+from isochrone.store.names import check_name
 from isochrone.store.pool import Pool
 from isochrone.store.state import Group
 from isochrone.types import BLOCK, VOLUME_BYTES_MAX, Lineage
@@ -23,6 +24,7 @@ class Receiver:
         self._group = group
         self._lineage = lineage
         self._shadows: dict[int, int] = {}  # volume id at the primary -> shadow here
+        self._cut = 0  # that the group will lead to
         self._blocks = 0
 
     @property
@@ -47,12 +49,16 @@ class Receiver:
             )
         )
         self._shadows = {v.remote: v.shadow for v in volumes}
+        self._cut = message.cut
         self._blocks = 0
 
     def _places(self, message: Begin) -> tuple[r.IncomingVolume, ...]:
         """Where each volume goes: the local one it has, or a new one, and a shadow."""
         known = self._group.remote_ids
-        if message.base and {v.id for v in message.volumes} != set(known):
+        there = {v.id for v in message.volumes}
+        if not len(there) == len({v.name for v in message.volumes}) == len(message.volumes) > 0:
+            raise PeerFault("the primary's group has no volumes, or one twice")
+        if known and there != set(known):
             raise PeerFault("the primary's group has other volumes than before")
         ids = iter(self._pool.state.new_ids(2 * len(message.volumes)))
         places = []
@@ -100,8 +106,11 @@ class Receiver:
 
     def command(self, message: Command) -> None:
         """A record of the primary, with its volumes replaced by the shadows here."""
-        match r.decode(message.body):
+        if not self._shadows:
+            raise PeerFault("a command came without a group")
+        match _record(message):
             case r.CopyTaken() as taken:
+                _check_name("copy", taken.name)
                 sources = [s for s, _ in taken.members if s in self._shadows]
                 if not sources or len(set(sources)) != len(sources):
                     raise PeerFault(f"copy {taken.name!r} has no volume of the group, or one twice")
@@ -116,6 +125,7 @@ class Receiver:
                     )
                 )
             case r.CopyDeleted(name=name):
+                _check_name("copy", name)
                 self._pool.record(r.CopyDeleted(name=name, group=self._group.name))
             case r.VolumeResized(id=id, size=size):
                 if not 0 < size <= VOLUME_BYTES_MAX:
@@ -128,10 +138,10 @@ class Receiver:
         """Make the group visible, in one record; flush before saying that it is hardened."""
         if not self._shadows:
             raise PeerFault("a cut came without a group")
+        if message.cut != self._cut:
+            raise PeerFault(f"cut {message.cut} ends a group that was to lead to {self._cut}")
         if message.blocks != self._blocks:
             raise PeerFault(f"{message.blocks} blocks were sent, {self._blocks} arrived")
-        if message.cut <= self._group.cut:
-            raise PeerFault(f"cut {message.cut} was sent again")
         self._pool.record(
             r.IncomingCommitted(group=self._group.name, cut=message.cut, stamp=message.stamp)
         )
@@ -140,13 +150,33 @@ class Receiver:
 
 def check_volume(pool: Pool, group: Group, volume: RemoteVolume) -> None:
     """Whether a volume of the primary can live here. Raises `Conflict` or `PeerFault`."""
+    if not 0 < volume.size <= VOLUME_BYTES_MAX:
+        raise PeerFault(f"the primary has a volume {volume.name!r} of {volume.size} bytes")
     if volume.id in group.remote_ids:
         return
-    if not 0 < volume.size <= VOLUME_BYTES_MAX or not volume.name or "@" in volume.name:
-        raise PeerFault(f"the primary has an impossible volume {volume.name!r}")
+    _check_name("volume", volume.name)
     mine = group.incoming is not None and any(v.name == volume.name for v in group.incoming.volumes)
     if pool.state.reserved(volume.name) and not mine:
         raise Conflict(
             f"there is a volume {volume.name!r} here already",
             hint=f"delete it here, or mirror {group.name} to another controller",
         )
+
+
+def _check_name(what: str, name: str) -> None:
+    """What could not be named so here may break what is named after it. Raises `PeerFault`."""
+    try:
+        check_name(what, name)
+    except InvalidInput as e:
+        raise PeerFault(f"the primary sent a bad name: {e.message}") from e
+
+
+def _record(message: Command) -> r.AnyRecord:
+    """Raises `PeerFault` for a record this version does not know, and for what is none."""
+    try:
+        return r.decode(message.body)
+    except (Damaged, ValueError, RecursionError) as e:
+        raise PeerFault(
+            f"the primary sent a record that cannot be understood: {e}",
+            hint="run the same version of isochrone at both sites",
+        ) from e

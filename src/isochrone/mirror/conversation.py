@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -23,7 +22,6 @@ class Conversation:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._waiting: deque[AnyMessage] = deque()
         self.link = Link()
         self.peer = channel.peer
 
@@ -34,7 +32,7 @@ class Conversation:
 
     async def receive(self) -> AnyMessage:
         """The next message. Raises `Unavailable` at the end or after too much silence."""
-        while not self._waiting:
+        while (message := self.link.next()) is None:
             try:
                 async with asyncio.timeout(SILENCE_SECONDS_MAX):
                     data = await self._channel.read()
@@ -44,8 +42,8 @@ class Conversation:
                 ) from None
             if not data:
                 raise Unavailable(f"{self.peer} closed the connection")
-            self._waiting.extend(self.link.receive(data))
-        return self._waiting.popleft()
+            self.link.receive(data)
+        return message
 
     async def expect(self, kind: type[M]) -> M:
         """The next message, which must be of a kind. A REFUSE is raised as `PeerFault`."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from isochrone.errors import Conflict, InvalidInput, NotFound
+from isochrone.mirror.wire import GROUP_VOLUMES_MAX
 from isochrone.store import records as r
 from isochrone.store.names import check_name
 from isochrone.store.pool import Pool
 from isochrone.store.state import Group
 from isochrone.store.volumes import plain
-
-GROUP_VOLUMES_MAX = 1024  # keeps the record that begins a consistency group far below a frame
 
 
 def find_group(pool: Pool, name: str) -> Group:

@@ -17,9 +17,11 @@ from isochrone.types import Buffer
 
 
 class Link:
-    """Frames, checksums, sequence numbers. Holds at most one frame of the other side's bytes.
+    """Frames, checksums, sequence numbers.
 
-    After an exception the link is dead; the connection must be closed.
+    Holds the bytes of one frame and of one read, and takes one message out of them at a time: a
+    packed one may be many times as large. After an exception the link is dead; the connection must
+    be closed.
     """
 
     def __init__(self) -> None:
@@ -42,26 +44,28 @@ class Link:
             self.bytes_commands += size
         return pieces
 
-    def receive(self, data: bytes) -> list[AnyMessage]:
-        """Messages that are complete with these bytes. Raises `PeerFault`."""
+    def receive(self, data: bytes) -> None:
+        """Take bytes; the messages they complete come from `next`."""
         self.bytes_received += len(data)
         self._buffer += data
-        messages: list[AnyMessage] = []
-        at = 0
+
+    def next(self) -> AnyMessage | None:
+        """The next complete message, or None if it needs more bytes. Raises `PeerFault`."""
+        buffer = self._buffer
         while True:
             if self._head is None:
-                if len(self._buffer) - at < HEAD_BYTES:
-                    break
-                self._head = decode_head(bytes(self._buffer[at : at + HEAD_BYTES]))
-            end = at + HEAD_BYTES + self._head.length
-            if len(self._buffer) < end:
-                break
-            message = self._complete(self._head, bytes(self._buffer[at + HEAD_BYTES : end]))
+                if len(buffer) < HEAD_BYTES:
+                    return None
+                self._head = decode_head(bytes(buffer[:HEAD_BYTES]))
+            head, end = self._head, HEAD_BYTES + self._head.length
+            if len(buffer) < end:
+                return None
+            body = bytes(buffer[HEAD_BYTES:end])
+            self._head = None
+            del buffer[:end]
+            message = self._complete(head, body)
             if message is not None:
-                messages.append(message)
-            self._head, at = None, end
-        del self._buffer[:at]
-        return messages
+                return message
 
     def _complete(self, head: FrameHead, body: bytes) -> AnyMessage | None:
         message = decode_body(head, body)

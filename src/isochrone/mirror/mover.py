@@ -138,6 +138,8 @@ class Mover:
         try:
             welcome = await greet(self._pool, talk, self.group)
             self._talk = talk
+            if welcome.resume and not self.group.cut:
+                raise PeerFault(f"{talk.peer} would resume a group of which nothing is here")
             if welcome.resume:
                 self._enter(Event.RESUMED)
             if self._token > self._token_done:
@@ -196,8 +198,9 @@ class Mover:
         receiver.commit(message)
         await self._pool.flush()
         self.bytes_incoming = 0
-        self.behind_bytes = 0
-        self.last_heard = max(self.last_heard, message.stamp)
+        # As of the cut; a heartbeat follows it and tells how much more there is by now.
+        self.behind_bytes, self.last_heard = 0, message.stamp
+        self.clean_stamp = 0
         self._token_done = max(self._token_done, message.token)
         self._enter(Event.COMMITTED)
 

@@ -64,6 +64,8 @@ class Mirrors:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+        for session in self._sessions:
+            session.close()
         for name in list(self._tasks):
             await self._end(name)
 
@@ -130,14 +132,19 @@ class Mirrors:
 
     async def remove(self, group: str) -> None:
         """End the mirror of a group here; its volumes stay, at their last cut, as plain volumes."""
-        found = find_group(self._pool, group)
-        if found.role != "secondary":
-            raise Conflict(f"group {group!r} is not mirrored to this controller")
+        found = self._followed(group)
         await self.release(group)
         with contextlib.suppress(IsochroneError, TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS_MAX):
                 await leave(self._pool, found)
+        self._followed(group)  # it may have been promoted meanwhile
         self._pool.record(r.GroupDeleted(name=group))
+
+    def _followed(self, group: str) -> Group:
+        found = find_group(self._pool, group)
+        if found.role != "secondary":
+            raise Conflict(f"group {group!r} is not mirrored to this controller")
+        return found
 
     async def release(self, group: str) -> Mover | None:
         """Stop following a group; the mover as it was at the end."""

@@ -9,18 +9,18 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isochrone.mirror.wire import HOLES_MAX
 from isochrone.store import records as r
 from isochrone.store.format import BODY, DISCARD, Batch
 from isochrone.store.log import Log
 from isochrone.types import BLOCK
 
 U64 = NDArray[np.uint64]
-HOLES_MAX: Final = 4096  # ranges in one message; keeps it below 128 KiB
 
 
 @dataclass(frozen=True, slots=True)

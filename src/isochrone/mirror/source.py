@@ -17,6 +17,7 @@ from isochrone.mirror.groups import find_group
 from isochrone.mirror.sidefile import Barrier, Blocks, HoleRanges, Item, read_blocks, window
 from isochrone.mirror.wire import (
     DATA_BLOCKS_MAX,
+    TEXT_CHARS_MAX,
     Begin,
     Command,
     Credit,
@@ -52,6 +53,7 @@ class SourceSession:
         self.peer = ""  # pool identity of the secondary
         self.group_name = ""
         self.acked = 0
+        self._sent: Mark | None = None  # the last cut sent here; others may place many meanwhile
         self._pull: Pull | None = None
         self._credit = 0
         self._token = 0  # newest SYNC; a cut placed or found unnecessary from then on covers it
@@ -64,6 +66,10 @@ class SourceSession:
     @property
     def bytes_sent(self) -> int:
         return self._talk.link.bytes_sent
+
+    def close(self) -> None:
+        """Hang up; `run` ends."""
+        self._talk.close()
 
     # -- the conversation
 
@@ -80,7 +86,8 @@ class SourceSession:
                 case _:
                     raise PeerFault(f"{self._talk.peer} began with {type(first).__name__}")
         except IsochroneError as e:
-            await self._talk.last_word(Refuse(code=e.code, message=e.message, hint=e.hint))
+            message, hint = e.message[:TEXT_CHARS_MAX], e.hint[:TEXT_CHARS_MAX]
+            await self._talk.last_word(Refuse(code=e.code, message=message, hint=hint))
             raise
         if first.probe:
             await self._talk.last_word(welcome)
@@ -161,6 +168,8 @@ class SourceSession:
                 case Pull() as pull:
                     if self._pull is not None:
                         raise PeerFault("a PULL came before the last one was answered")
+                    if pull.cut > self._live_group().cut:
+                        raise PeerFault(f"a PULL says that cut {pull.cut} is there; it is not here")
                     self._pull, self._credit = pull, pull.credit
                 case Credit(bytes=more):
                     self._credit += more
@@ -196,11 +205,17 @@ class SourceSession:
             pull = self._pull
             group = self._live_group()
             self.acked = max(self.acked, pull.cut)
-            base = group.mark(pull.cut) if pull.cut else None
+            base = self._base(group, pull.cut)
             if base is not None:
                 await self._until_due(group, base)
                 group = self._live_group()
             await self._send_group(group, base)
+
+    def _base(self, group: Group, cut: int) -> Mark | None:
+        """Where a cut that the secondary has lies in the log; None if it must copy everything."""
+        if self._sent is not None and self._sent.cut == cut:
+            return self._sent
+        return group.mark(cut) if cut else None
 
     async def _until_due(self, group: Group, base: Mark) -> None:
         """Wait until there is something to cut and the interval has passed, or a SYNC came."""
@@ -208,7 +223,9 @@ class SourceSession:
         while not self._left:
             token = self._token
             due = self._last_cut_at + self._interval
-            if cuts.changed_since(self._pool, group, base):
+            # The deletion of a copy is remembered by the log alone once the process was restarted,
+            # so the first cut of a connection is placed in any case.
+            if self._sent is None or cuts.changed_since(self._pool, group, base):
                 if token > self._token_done or clock.monotonic() >= due:
                     return
                 await self._wait(min(HEARTBEAT_SECONDS, due - clock.monotonic()))
@@ -241,8 +258,8 @@ class SourceSession:
         except TimeoutError:
             group = self._group
             pull = self._pull
-            base = group.mark(pull.cut if pull else self.acked) if group is not None else None
-            await self._heartbeat(base)
+            cut = pull.cut if pull else self.acked
+            await self._heartbeat(None if group is None else self._base(group, cut))
 
     async def _send_group(self, group: Group, base: Mark | None) -> None:
         """Place a cut, make it durable, and send everything between it and the base."""
@@ -267,9 +284,10 @@ class SourceSession:
         finally:
             for pin in pins:
                 pool.state.pins.remove(pin)
-        self._pull = None
+        self._pull, self._sent = None, mark
         self._token_done = token
         await self._talk.send(Cut(cut=mark.cut, stamp=mark.stamp, blocks=blocks, token=token))
+        await self._heartbeat(mark)  # what a failover from this cut on would lose
 
     async def _send_window(self, group: Group, base: Mark, mark: Mark) -> int:
         """What happened between two cuts; the number of blocks sent."""

@@ -46,14 +46,15 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final, cast
+from typing import Annotated, Final, cast
 
 import lz4.block
 import msgspec
+from msgspec import Meta
 
 from isochrone.errors import PeerFault
 from isochrone.store.format import checksum
-from isochrone.types import BLOCK, MIB, Buffer
+from isochrone.types import BLOCK, KIB, MIB, Buffer
 
 VERSION: Final = 1
 MAGIC: Final = b"ILNK"
@@ -61,6 +62,15 @@ DATA_BLOCKS_MAX: Final = 256  # 1 MiB: large enough to forget the header, small 
 FRAME_BYTES_MAX: Final = 2 * MIB  # the largest DATA frame with its numbers and checksums fits
 FLAG_LZ4: Final = 1
 
+# What a message may hold. The other side is checked against it before anything is made of it.
+GROUP_VOLUMES_MAX: Final = 1024  # keeps the record that begins a consistency group below a frame
+HOLES_MAX: Final = 4096  # ranges in one message; keeps it below 128 KiB
+COMMAND_BYTES_MAX: Final = 256 * KIB  # a copy of as many volumes as possible has a quarter of it
+TEXT_CHARS_MAX: Final = 1000  # of an error and its hint; longer ones are cut by the sender
+
+Name = Annotated[str, Meta(max_length=256)]
+Text = Annotated[str, Meta(max_length=TEXT_CHARS_MAX)]
+Number = Annotated[int, Meta(ge=0, le=1 << 62)]  # +1 and a sum of two still fit 64 bits
 _HEAD: Final = Struct("<4sBBHQI4x")
 _SUM: Final = Struct("<Q")
 _DATA: Final = Struct("<II")
@@ -73,88 +83,93 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemoteVolume(msgspec.Struct, frozen=True, array_like=True):
-    id: int
-    name: str
-    size: int
+    id: Number
+    name: Name
+    size: Number
+
+
+Volumes = Annotated[tuple[RemoteVolume, ...], Meta(max_length=GROUP_VOLUMES_MAX)]
+Range = tuple[Number, Number, Number]  # volume id, first block, number of blocks
 
 
 class Hello(Message, frozen=True):
-    pool: str  # identity of the secondary
-    group: str
-    lineage: str  # empty before the first copy
-    epoch: int
-    cut: int  # newest committed, 0: none
+    pool: Name  # identity of the secondary
+    group: Name
+    lineage: Name  # empty before the first copy
+    epoch: Number
+    cut: Number  # newest committed, 0: none
     probe: bool = False  # only ask whether a mirror would be accepted
 
 
 class Welcome(Message, frozen=True):
-    pool: str
-    lineage: str
-    epoch: int
-    cut: int  # newest placed
+    pool: Name
+    lineage: Name
+    epoch: Number
+    cut: Number  # newest placed
     resume: bool  # the cut of the secondary can be continued
-    volumes: tuple[RemoteVolume, ...]
+    volumes: Volumes
 
 
 class Refuse(Message, frozen=True):
-    code: str  # name of an error class
-    message: str
-    hint: str = ""
+    code: Name  # name of an error class
+    message: Text
+    hint: Text = ""
 
 
 class Pull(Message, frozen=True):
-    cut: int  # hardened: the primary may forget what lies before
-    credit: int  # bytes of DATA payload it may send before more credit comes
+    cut: Number  # hardened: the primary may forget what lies before
+    credit: Number  # bytes of DATA payload it may send before more credit comes
 
 
 class Credit(Message, frozen=True):
-    bytes: int
+    bytes: Number
 
 
 class Begin(Message, frozen=True):
-    base: int
-    cut: int
-    volumes: tuple[RemoteVolume, ...]
+    base: Number
+    cut: Number
+    volumes: Volumes
 
 
 class Holes(Message, frozen=True):
-    ranges: tuple[tuple[int, int, int], ...]  # volume id, first block, number of blocks
+    ranges: Annotated[tuple[Range, ...], Meta(max_length=HOLES_MAX)]
 
 
 class Command(Message, frozen=True):
     """A record of the primary's log, as it lies there."""
 
-    body: bytes
+    body: Annotated[bytes, Meta(max_length=COMMAND_BYTES_MAX)]
 
 
 class Cut(Message, frozen=True):
-    cut: int
-    stamp: int
-    blocks: int  # how many came in DATA since BEGIN
-    token: int  # newest SYNC seen before the cut was placed
+    cut: Number
+    stamp: Number
+    blocks: Number  # how many came in DATA since BEGIN
+    token: Number  # newest SYNC seen before the cut was placed
 
 
 class Heartbeat(Message, frozen=True):
-    stamp: int
-    clean: int = 0  # primary: nothing changed since this cut, up to `stamp`; 0: something did
-    behind_bytes: int = 0  # primary: changed since the cut the secondary has
-    token: int = 0  # primary: newest SYNC seen
+    stamp: Number
+    clean: Number = 0  # primary: nothing changed since this cut, up to `stamp`; 0: something did
+    # primary: changed since the cut the secondary has; -1: unknown
+    behind_bytes: Annotated[int, Meta(ge=-1, le=1 << 62)] = 0
+    token: Number = 0  # primary: newest SYNC seen
 
 
 class Sync(Message, frozen=True):
     """Do not wait for the interval: place a cut if anything has changed."""
 
-    token: int
+    token: Number
 
 
 class Fence(Message, frozen=True):
-    group: str
-    lineage: str
-    epoch: int
+    group: Name
+    lineage: Name
+    epoch: Number
 
 
 class Fenced(Message, frozen=True):
-    epoch: int
+    epoch: Number
 
 
 class Leave(Message, frozen=True):
@@ -248,7 +263,7 @@ def decode_body(head: FrameHead, body: bytes) -> AnyMessage:
         raise PeerFault(f"the other side sent a message of unknown type {head.kind}")
     try:
         return cast(AnyMessage, decoder.decode(body))
-    except msgspec.MsgspecError as e:
+    except (ValueError, RecursionError) as e:  # text that is none, nesting without end
         raise PeerFault(f"a {TYPES[head.kind].__name__} message makes no sense: {e}") from e
 
 

@@ -53,6 +53,7 @@ class Options:
     latency_max: float
     segment_bytes: int
     node_bytes: int
+    sweep_nodes: int
     partition_only: bool  # the disaster is a cut link; the old primary lives on
     mix: Mix
 
@@ -69,6 +70,7 @@ class Options:
             latency_max=random.choice((0.001, 0.02, 0.2)),
             segment_bytes=random.choice((256 * KIB, 1024 * KIB, 8192 * KIB)),
             node_bytes=random.choice((64 * KIB, 1024 * KIB)),
+            sweep_nodes=random.choice((4, 1024)),
             partition_only=random.random() < 0.3,
             mix=Mix(
                 small=random.choice((0, 15)),
@@ -78,6 +80,7 @@ class Options:
                 resize=random.choice((0, 2)),
                 flush=random.choice((0, 5, 20)),
                 checkpoint=random.choice((0, 2, 8)),
+                clean=random.choice((0, 2, 10)),
             ),
         )
 
@@ -92,7 +95,15 @@ class Controller:
         self.mirrors: Mirrors
 
     async def start(self, on_change: Callable[[int, r.AnyRecord], None]) -> None:
-        limits = Limits(self._options.segment_bytes, self._options.node_bytes, 1 << 30)
+        o = self._options
+        limits = Limits(
+            segment_bytes=o.segment_bytes,
+            node_bytes=o.node_bytes,
+            checkpoint_bytes=1 << 40,  # the workload asks for them
+            garbage_bytes=0,
+            reserve_bytes=0,
+            sweep_nodes=o.sweep_nodes,
+        )
         self.pool = Pool.open(self.site.disk, self.site.world, limits)
         self.pool.on_change.append(on_change)
         self.mirrors = Mirrors(self.pool, self.site.world, interval=self._options.interval)

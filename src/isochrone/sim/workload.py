@@ -13,6 +13,7 @@ from random import Random
 from isochrone.sim.checkers import image
 from isochrone.sim.history import History
 from isochrone.store import copies, volumes
+from isochrone.store.cleaner import Cleaner
 from isochrone.store.pool import Pool
 from isochrone.store.volume import VolumeDevice
 from isochrone.types import BLOCK
@@ -32,6 +33,7 @@ class Mix:
     resize: int = 1
     flush: int = 12
     checkpoint: int = 2
+    clean: int = 2
     pause: int = 30
 
 
@@ -171,6 +173,9 @@ class Workload:
 
     async def _checkpoint(self) -> None:
         await self._pool.checkpoint()
+
+    async def _clean(self) -> None:
+        await Cleaner(self._pool).round()
 
     async def _pause(self) -> None:
         await self._pool.world.clock.sleep(self._random.uniform(0, 0.1))

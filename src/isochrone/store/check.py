@@ -29,7 +29,10 @@ def check_pool(pool: Pool) -> int:
                 if seen.setdefault(words[at], expected) != expected:
                     raise Damaged(f"{volume.name} disagrees with another table about a block")
     for pointer, expected in seen.items():
-        pool.log.read(pointer, array("Q", [expected]))
+        try:
+            pool.log.read(pointer, array("Q", [expected]))
+        except OSError as e:
+            raise Damaged(f"the disk cannot read a block: {e.strerror or e}") from e
     _check_catalogue(pool)
     return len(seen)
 
@@ -39,13 +42,16 @@ def _check_catalogue(pool: Pool) -> None:
     if set(state.tables) != set(state.volumes):
         raise Damaged("tables and volumes do not match")
     for name, id in state.names.items():
-        if state.volumes[id].name != name:
-            raise Damaged(f"the name {name} leads to {state.volumes[id].name}")
+        volume = state.volumes.get(id)
+        if volume is None or volume.name != name:
+            raise Damaged(f"the name {name} leads to {volume.name if volume else 'nothing'}")
     for copy in state.copies.values():
         for _, member in copy.members:
-            if state.volumes[member].copy != copy.name:
-                raise Damaged(f"{state.volumes[member].name} is not a member of {copy.name}")
+            volume = state.volumes.get(member)
+            if volume is None or volume.copy != copy.name:
+                raise Damaged(f"{volume.name if volume else member} is not a member of {copy.name}")
     for group in state.groups.values():
         for id in group.volumes:
-            if state.volumes[id].group != group.name:
-                raise Damaged(f"{state.volumes[id].name} is not in group {group.name}")
+            volume = state.volumes.get(id)
+            if volume is None or volume.group != group.name:
+                raise Damaged(f"{volume.name if volume else id} is not in group {group.name}")

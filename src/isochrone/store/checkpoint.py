@@ -6,9 +6,12 @@ durable that far, and writes what changed since the last one in one transaction,
 
 from __future__ import annotations
 
+import asyncio
 from array import array
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from isochrone.errors import Damaged
 from isochrone.store.metadata import Change, Item, Metadata, Position, item_bytes
 from isochrone.store.state import Copy, Group, State, Volume
 from isochrone.store.tracks import Table
@@ -27,6 +30,20 @@ def _key(item: Item) -> tuple[str, str]:
             return "group", name
 
 
+def _root(roots: dict[int, bytes], volume: int) -> bytes:
+    if volume not in roots:
+        raise Damaged(f"the table of volume {volume} is missing from the metadata store")
+    return roots[volume]
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """What a checkpoint holds, for those who read it in a thread."""
+
+    position: Position
+    roots: list[bytes]  # of every table and pinned image
+
+
 class Checkpointer:
     """Knows what the last checkpoint holds, so that the next one writes only the difference."""
 
@@ -35,8 +52,8 @@ class Checkpointer:
         self._state = state
         self._items: dict[tuple[str, str], bytes] = {}
         self._roots: set[int] = set()
-        self._nodes_after_sweep = 1024  # rows; a sweep pays when twice as many are there
-        self._busy = False
+        self._nodes_kept = 0  # after the last sweep; the next pays when twice as many are there
+        self._turn = asyncio.Lock()
 
     @staticmethod
     def load(metadata: Metadata, state: State) -> None:
@@ -46,7 +63,7 @@ class Checkpointer:
             match item:
                 case Volume():
                     words = array("Q")
-                    words.frombytes(roots[item.id])
+                    words.frombytes(_root(roots, item.id))
                     # Epoch 1: nodes from the store have epoch 0 and are copied before a change.
                     table = Table(words, 1)
                     table.changed = False
@@ -80,42 +97,54 @@ class Checkpointer:
         ]  # fmt: skip
         return {_key(item): item_bytes(item) for item in items}
 
-    async def run(self, pool: Pool) -> None:
-        if self._busy:
-            return
-        self._busy = True
-        try:
-            await self._run(pool)
-        finally:
-            self._busy = False
+    async def run(self, pool: Pool) -> Frozen:
+        """Save everything up to now; what was saved. One at a time; others wait."""
+        async with self._turn:
+            return await self._run(pool)
 
-    async def _run(self, pool: Pool) -> None:
-        state = self._state
+    async def _run(self, pool: Pool) -> Frozen:
+        state, forwarding = self._state, pool.log.forwarding
         pool.commit_part()
-        segment, slot = pool.log.position
-        items = self._catalogue()
+        items, tables = self._catalogue(), set(state.tables)
         changed = [(id, table) for id, table in state.tables.items() if table.changed]
-        roots = {id: table.root.tobytes() for id, table in changed}
-        for _, table in changed:
-            table.changed = False
-        tables = set(state.tables)
         nodes = state.forest.freeze(state.all_tables())
-        next_node = state.forest.next_id
+        # Taken now: after the next await a node that this checkpoint needs may be out of reach.
+        live = state.forest.reachable(state.all_tables()) if self._sweep_due(pool) else None
+        moved, forwarding.changed = forwarding.changed, set()
         change = Change(
-            position=Position(pool.log.lsn, segment, slot),
+            position=Position(pool.log.lsn, *pool.log.position),
             next_id=state.next_id,
-            next_node=next_node,
+            next_node=state.forest.next_id,
             items={key: body for key, body in items.items() if self._items.get(key) != body},
             gone_items=[key for key in self._items if key not in items],
-            roots=roots,
+            roots={id: table.root.tobytes() for id, table in changed},
             gone_roots=sorted(self._roots - tables),
             nodes=[(node.id, node.words) for node in nodes.values()],
+            forwards={segment: forwarding.saved_form(segment) for segment in moved},
         )
-        await pool.flush()
-        await pool.world.work.run(lambda: self._metadata.commit(change))
+        frozen = Frozen(change.position, [table.root.tobytes() for table in state.all_tables()])
+        for _, table in changed:
+            table.changed = False
+        try:
+            await pool.flush()
+            await pool.world.work.run(lambda: self._metadata.commit(change))
+        except BaseException:
+            for _, table in changed:
+                table.changed = True
+            forwarding.changed |= moved
+            state.forest.not_saved()
+            raise
         state.forest.saved()
         self._items, self._roots = items, tables
-        if self._metadata.node_count() > 2 * self._nodes_after_sweep:
-            live = state.forest.reachable(state.all_tables())
-            await pool.world.work.run(lambda: self._metadata.keep_nodes(live, next_node))
-            self._nodes_after_sweep = max(1024, self._metadata.node_count())
+        if live is not None:
+            await self._sweep(pool, live, change.next_node)
+        return frozen
+
+    def _sweep_due(self, pool: Pool) -> bool:
+        kept = max(self._nodes_kept, pool.limits.sweep_nodes)
+        return self._metadata.node_count() > 2 * kept
+
+    async def _sweep(self, pool: Pool, live: set[int], below: int) -> None:
+        """Delete nodes that neither this checkpoint nor a pinned image reaches."""
+        await pool.world.work.run(lambda: self._metadata.keep_nodes(live, below))
+        self._nodes_kept = self._metadata.node_count()

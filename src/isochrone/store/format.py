@@ -39,10 +39,10 @@ Then batches, each starting on a slot boundary:
 
 Descriptor:
 
-         0    1  kind: 1 write, 2 discard, 3 body
+         0    1  kind: 1 write, 2 discard, 3 body, 4 move
          1    3  zero
-         4    4  volume id (body: 0)
-         8    8  first block (body: 0)
+         4    4  volume id (body, move: 0)
+         8    8  first block (body: 0; move: pointer to the birth place of the first block)
         16    4  number of blocks (body: 0)
         20    4  bytes of the body (otherwise 0)
 
@@ -94,6 +94,7 @@ assert array("Q").itemsize == 8
 WRITE: Final = 1
 DISCARD: Final = 2
 BODY: Final = 3
+MOVE: Final = 4  # written by the cleaner: these blocks, born elsewhere, now lie here
 
 checksum = xxh3_64_intdigest
 
@@ -109,13 +110,11 @@ def segment_name(number: int) -> str:
 
 def segment_number(name: str) -> int | None:
     """The number in a segment's file name; None for any other file."""
-    head, _, digits = name.partition("-")
-    if head != "segment" or len(digits) != 16:
-        return None
     try:
-        return int(digits, 16)
+        number = int(name.removeprefix("segment-"), 16)
     except ValueError:
         return None
+    return number if segment_name(number) == name else None
 
 
 def encode_segment_header(pool: bytes, number: int, first_lsn: int, stamp: int) -> bytes:
@@ -220,7 +219,8 @@ def decode_batch(meta: bytes, header: Header) -> Batch | None:
     at += descriptors.nbytes
     sums = np.frombuffer(meta, np.uint64, header.payload_blocks, at)
     at += sums.nbytes
-    written = descriptors["count"][descriptors["kind"] == WRITE]
+    kinds = descriptors["kind"]
+    written = descriptors["count"][(kinds == WRITE) | (kinds == MOVE)]
     if int(written.sum(dtype=np.uint64)) != header.payload_blocks:
         return None
     if at + int(descriptors["body"].sum(dtype=np.uint64)) != header.meta_bytes:

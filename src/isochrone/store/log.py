@@ -6,6 +6,7 @@ page cache; making it durable is a *ticket* that may run in a thread while appen
 
 from __future__ import annotations
 
+import errno
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from isochrone.store.format import (
     segment_number,
     slots,
 )
+from isochrone.store.forward import Forwarding
 from isochrone.types import BLOCK, Buffer
 from isochrone.world.clock import Clock
 from isochrone.world.disk import Disk, File
@@ -68,6 +70,8 @@ class Log:
         segment: int,
         first_lsns: dict[int, int],
         segment_bytes: int = SEGMENT_BYTES,
+        reserve_bytes: int = 0,
+        capacity_bytes: int = 0,
     ) -> None:
         self._disk = disk
         self._clock = clock
@@ -81,9 +85,13 @@ class Log:
         self._segment_slots = segment_bytes // BLOCK
         self._slot = self._segment_slots  # full: the first append makes a new segment
         self._tail: File | None = None
+        self._torn = False  # an append has failed and may have left bytes behind the tail
         self._unsynced: dict[int, File] = {}
         self._names_unsynced = False
-        self._syncing = False
+        self._syncing: SyncTicket | None = None
+        self.forwarding = Forwarding()
+        self._reserve = reserve_bytes
+        self._capacity = capacity_bytes
 
     # -- appending
 
@@ -98,14 +106,21 @@ class Log:
         sums: array[int],
         bodies: bytes,
         payload: Sequence[Buffer],
+        *,
+        privileged: bool = False,
     ) -> int:
         """Append records as one batch; the pointer of its first payload block.
 
+        Only privileged ones may take from the reserve: those that help to give space back.
         Raises `OSError` and leaves the log as it was if the disk does not take it.
         """
         room = slots(HEADER.size + 24 * len(descriptors) + 8 * len(sums) + len(bodies)) + len(sums)
         assert room < self._segment_slots
+        if self._torn:
+            self._cut_torn()
         if self._slot + room > self._segment_slots:
+            if not privileged and self.free_bytes < self._segment_slots * BLOCK + self._reserve:
+                raise OSError(errno.ENOSPC, "the pool is full up to its reserve")
             self._new_segment()
         assert self._tail is not None
         meta = encode_meta(
@@ -119,7 +134,9 @@ class Log:
             sums=sums,
             bodies=bodies,
         )
+        self._torn = True
         self._tail.write_at([meta, *payload], self._slot * BLOCK)
+        self._torn = False
         self._unsynced[self._segment] = self._tail
         first = self._segment << SLOT_BITS | (self._slot + len(meta) // BLOCK)
         self._slot += room
@@ -127,9 +144,24 @@ class Log:
         self.bytes_appended += room * BLOCK
         return first
 
+    def _cut_torn(self) -> None:
+        """Take away what a failed append has left.
+
+        Its meta may be intact. If the next batch began a new segment, nothing would overwrite it,
+        and recovery would follow it instead of what came later.
+        """
+        assert self._tail is not None
+        self._tail.truncate(self._slot * BLOCK)
+        self._unsynced[self._segment] = self._tail
+        self._torn = False
+
     def _new_segment(self) -> None:
         number = self._segment + 1
-        file = self._disk.create(segment_name(number))
+        try:
+            file = self._disk.create(segment_name(number))
+        except FileExistsError:  # an earlier attempt failed, and even its removal
+            self._disk.remove(segment_name(number))
+            file = self._disk.create(segment_name(number))
         header = encode_segment_header(self.pool, number, self.lsn + 1, self._clock.wall_ns())
         try:
             file.write_at([header], 0)
@@ -146,17 +178,17 @@ class Log:
 
     def begin_sync(self) -> SyncTicket:
         """A ticket for everything appended so far. One at a time."""
-        assert not self._syncing
-        self._syncing = True
+        assert self._syncing is None
         ticket = SyncTicket(
             self.lsn, tuple(self._unsynced.values()), self._disk if self._names_unsynced else None
         )
         self._unsynced, self._names_unsynced = {}, False
+        self._syncing = ticket
         return ticket
 
     def end_sync(self, ticket: SyncTicket) -> None:
         """The ticket ran without an error."""
-        self._syncing = False
+        self._syncing = None
         self.durable = max(self.durable, ticket.lsn)
 
     # -- reading
@@ -173,13 +205,32 @@ class Log:
         except FileNotFoundError as e:
             raise Damaged(f"segment {segment} of the log is missing") from e
         if len(self._files) >= OPEN_SEGMENTS_MAX:
-            idle = next(n for n in self._files if n != self._segment and n not in self._unsynced)
-            self._files.pop(idle).close()
+            self._close_idle()
         self._files[segment] = file
         return file
 
+    def _close_idle(self) -> None:
+        """Close the file that was opened first of those that nobody writes or syncs."""
+        syncing = self._syncing.files if self._syncing is not None else ()
+        for number, file in self._files.items():
+            if number != self._segment and number not in self._unsynced and file not in syncing:
+                file.close()
+                del self._files[number]
+                return
+
     def read(self, first: int, sums: array[int]) -> bytes:
-        """Consecutive blocks from a pointer on, each verified. Raises `Damaged`."""
+        """Blocks born one after the other from a pointer on, each verified. Raises `Damaged`."""
+        if not self.forwarding:
+            return self.read_place(first, sums)
+        pieces = []
+        done = 0
+        for place, count in self.forwarding.runs(first, len(sums)):
+            pieces.append(self.read_place(place, sums[done : done + count]))
+            done += count
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_place(self, first: int, sums: array[int]) -> bytes:
+        """As `read`, for blocks that lie one after the other."""
         segment, slot = first >> SLOT_BITS, first & SLOT_MASK
         length = len(sums) * BLOCK
         data = self.file(segment).read_at(length, slot * BLOCK)
@@ -202,14 +253,60 @@ class Log:
         start = max((n for n in numbers if self.first_lsns[n] <= from_lsn), default=None)
         if start is None:
             raise Damaged(f"the log no longer holds record {from_lsn}")
+        next_lsn = from_lsn
         for number in numbers[numbers.index(start) :]:
             for batch in scan_segment(self.file(number), self.pool, number, 1):
-                if batch.header.first_lsn > to_lsn:
+                header = batch.header
+                if header.last_lsn < from_lsn:
+                    continue
+                if header.first_lsn > next_lsn:
+                    break
+                yield batch
+                next_lsn = header.last_lsn + 1
+                if next_lsn > to_lsn:
                     return
-                if batch.header.last_lsn >= from_lsn:
-                    yield batch
-                if batch.header.last_lsn >= to_lsn:
-                    return
+        raise Damaged(f"the log no longer holds record {next_lsn}")
+
+    # -- giving space back
+
+    @property
+    def segment_slots(self) -> int:
+        return self._segment_slots
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """What the segment files hold, the tail at its true length."""
+        full = len(self.first_lsns) - (1 if self._tail is not None else 0)
+        tail = self._slot * BLOCK if self._tail is not None else 0
+        return full * self._segment_slots * BLOCK + tail
+
+    @property
+    def free_bytes(self) -> int:
+        """What new segments may still take, the reserve included."""
+        free = self._disk.free_bytes()
+        if self._capacity:
+            free = min(free, self._capacity - self.bytes_on_disk)
+        return max(0, free)
+
+    @property
+    def pressed(self) -> bool:
+        """Whether space is short enough to empty segments that would otherwise be left alone."""
+        return self.free_bytes < max(4 * self._reserve, self.bytes_on_disk // 4)
+
+    @property
+    def garbage_allowed(self) -> int:
+        """Under pressure: what may stay uncollected, so that the reserve is soon whole again."""
+        return self._segment_slots * BLOCK
+
+    def remove(self, segment: int) -> None:
+        """Delete a segment that nothing leads to any more. Raises `OSError`."""
+        assert segment != self._segment and segment not in self._unsynced
+        file = self._files.pop(segment, None)
+        if file is not None:
+            file.close()
+        self._disk.remove(segment_name(segment))
+        del self.first_lsns[segment]
+        self._names_unsynced = True
 
     def close(self) -> None:
         for file in self._files.values():

@@ -3,6 +3,7 @@
     setting(key, value)     format, pool (identity), lsn, segment, slot, next_id, next_node
     item(kind, key, body)   volumes, copies and groups, MessagePack
     root(volume, body)      chunk ids of a table, 8 bytes each
+    forward(segment, slots, places)  moved blocks: slots (4 bytes each), places (8 bytes each)
     node(id, sum, body)     words of a chunk or leaf, 8 bytes each, with their xxh3-64
 
 A checkpoint is one transaction. What it says about blocks is durable in the log before it commits.
@@ -12,14 +13,15 @@ SQLite does not checksum its pages, hence the sums on nodes.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import apsw
 import msgspec
 
-from isochrone.errors import Damaged
+from isochrone.errors import Damaged, NoSpace
 from isochrone.store.format import checksum
 from isochrone.store.state import Copy, Group, Volume
 from isochrone.world.disk import Disk
@@ -31,6 +33,7 @@ CREATE TABLE IF NOT EXISTS setting(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS item(
     kind TEXT, key TEXT, body BLOB, PRIMARY KEY(kind, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS root(volume INTEGER PRIMARY KEY, body BLOB);
+CREATE TABLE IF NOT EXISTS forward(segment INTEGER PRIMARY KEY, slots BLOB, places BLOB);
 CREATE TABLE IF NOT EXISTS node(id INTEGER PRIMARY KEY, sum INTEGER, body BLOB);
 """
 
@@ -59,33 +62,56 @@ class Change:
     roots: Mapping[int, bytes]
     gone_roots: Iterable[int]
     nodes: Iterable[tuple[int, array[int]]]
+    forwards: Mapping[int, tuple[bytes, bytes] | None]  # None: nothing moved any more
 
 
 def item_bytes(item: Item) -> bytes:
     return msgspec.msgpack.encode(item)
 
 
-class Metadata:
-    """An open metadata store. Raises `Damaged` when it is not what was written."""
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    try:
+        yield
+    except apsw.FullError as e:
+        raise NoSpace("the disk under the pool is full; the metadata store cannot grow") from e
+    except apsw.Error as e:
+        raise Damaged(f"the metadata store cannot be used: {e}") from e
 
+
+class Metadata:
+    """An open metadata store.
+
+    Raises `Damaged` when it is not what was written, `NoSpace` when it cannot grow.
+    """
+
+    @_our_errors()
     def __init__(self, disk: Disk) -> None:
         self._db = disk.metadata()  # used on the loop
         self._writer = disk.metadata()  # used by checkpoints, in a thread
         try:
+            self._check_format()  # first: what another version wrote stays as it is
             self._db.execute(_SCHEMA)
-            found = self.setting("format")
-        except apsw.Error as e:
-            raise Damaged(f"the metadata store cannot be read: {e}") from e
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_format(self) -> None:
+        if not self._db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'setting'").fetchone():
+            return  # a new one
+        found = self.setting("format")
         if found is not None and found != FORMAT:
             raise Damaged(
                 f"the pool has metadata format {found}; this version knows {FORMAT}",
                 hint="start the version of isochrone that wrote it",
             )
 
+    @_our_errors()
     def setting(self, key: str) -> int | str | None:
         row = self._db.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[0]
 
+    @_our_errors()
     def initialise(self, pool: str) -> None:
         """Name a new pool."""
         with self._writer:
@@ -97,6 +123,7 @@ class Metadata:
 
     # -- writing
 
+    @_our_errors()
     def commit(self, change: Change) -> None:
         with self._writer:
             self._writer.executemany(
@@ -116,16 +143,24 @@ class Metadata:
             self._writer.executemany(
                 "DELETE FROM root WHERE volume = ?", ((v,) for v in change.gone_roots)
             )
+            for segment, moves in change.forwards.items():
+                if moves is None:
+                    self._writer.execute("DELETE FROM forward WHERE segment = ?", (segment,))
+                else:
+                    row = (segment, *moves)
+                    self._writer.execute("INSERT OR REPLACE INTO forward VALUES(?, ?, ?)", row)
             self._set("lsn", change.position.lsn)
             self._set("segment", change.position.segment)
             self._set("slot", change.position.slot)
             self._set("next_id", change.next_id)
             self._set("next_node", change.next_node)
 
+    @_our_errors()
     def node_count(self) -> int:
         row = self._writer.execute("SELECT count(*) FROM node").fetchone()
         return int(row[0]) if row else 0
 
+    @_our_errors()
     def keep_nodes(self, live: set[int], below: int) -> int:
         """Delete every node under id `below` that is not live; how many went."""
         dead = [
@@ -140,7 +175,12 @@ class Metadata:
     # -- reading
 
     def node(self, id: int) -> bytes:
-        row = self._db.execute("SELECT sum, body FROM node WHERE id = ?", (id,)).fetchone()
+        return self._node(self._db, id)
+
+    @staticmethod
+    @_our_errors()
+    def _node(db: apsw.Connection, id: int) -> bytes:
+        row = db.execute("SELECT sum, body FROM node WHERE id = ?", (id,)).fetchone()
         if row is None:
             raise Damaged(f"node {id} of the track tables is missing from the metadata store")
         if _signed(checksum(row[1])) != row[0]:
@@ -154,6 +194,7 @@ class Metadata:
             return None
         return Position(int(lsn), int(segment), int(slot))
 
+    @_our_errors()
     def items(self) -> list[Item]:
         rows = self._db.execute("SELECT kind, body FROM item ORDER BY kind, key")
         try:
@@ -161,8 +202,19 @@ class Metadata:
         except (KeyError, msgspec.MsgspecError) as e:
             raise Damaged(f"an item of the metadata store cannot be understood: {e}") from e
 
+    @_our_errors()
     def roots(self) -> dict[int, bytes]:
         return dict(self._db.execute("SELECT volume, body FROM root"))
+
+    @_our_errors()
+    def forwards(self) -> dict[int, tuple[bytes, bytes]]:
+        rows = self._db.execute("SELECT segment, slots, places FROM forward")
+        return {segment: (slots, places) for segment, slots, places in rows}
+
+    def marked_nodes(self, ids: Iterable[int]) -> Iterator[bytes]:
+        """Words of nodes, from the last checkpoint; for a thread: not by the loop's handle."""
+        for id in ids:
+            yield self._node(self._writer, id)
 
     def close(self) -> None:
         self._db.close()

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from isochrone.errors import Damaged, IsochroneError, NoSpace, PoolFailed
+from isochrone.errors import Damaged, IsochroneError, NoSpace, PoolFailed, Unavailable
 from isochrone.store import records as r
-from isochrone.store.checkpoint import Checkpointer
-from isochrone.store.format import BODY, SEGMENT_BYTES, WRITE, Batch
-from isochrone.store.log import Log
+from isochrone.store.checkpoint import Checkpointer, Frozen
+from isochrone.store.format import BODY, MOVE, SEGMENT_BYTES, WRITE, Batch
+from isochrone.store.log import Log, segments
 from isochrone.store.metadata import Metadata
 from isochrone.store.recover import read_tail
 from isochrone.store.stage import STAGE_BYTES_MAX, Stage
@@ -29,6 +29,7 @@ from isochrone.types import BLOCK, MIB, Buffer
 from isochrone.world import World
 from isochrone.world.disk import Disk
 
+LARGE_DISCARD_BLOCKS: Final = 4096  # 16 MiB: may leave whole segments dead
 ZEROS: Final = bytes(4 * MIB)
 
 
@@ -39,6 +40,10 @@ class Limits:
     segment_bytes: int = SEGMENT_BYTES
     node_bytes: int = NODE_BYTES_BUDGET
     checkpoint_bytes: int = 512 * MIB  # log between checkpoints: a few seconds of replay
+    garbage_bytes: int = 256 * MIB  # may lie uncollected; less is not worth a round
+    reserve_bytes: int = 4 * SEGMENT_BYTES  # kept for the cleaner, deletes and metadata
+    capacity_bytes: int = 0  # of the segment files; 0: what the file system has
+    sweep_nodes: int = 1024  # rows of the metadata store below which dead ones may stay
 
     @property
     def stage_bytes(self) -> int:
@@ -70,6 +75,8 @@ class Pool:
         self._turn_error: IsochroneError | None = None
         self._syncing: asyncio.Task[None] | None = None
         self._bytes_at_checkpoint = 0
+        self.bytes_moved = 0  # by the cleaner
+        self.marked_nodes = metadata.marked_nodes
 
     # -- opening and closing
 
@@ -79,9 +86,25 @@ class Pool:
 
         Raises `Damaged` if what was durable cannot be found again.
         """
-        metadata = Metadata(disk)
+        try:
+            metadata = Metadata(disk)
+            try:
+                return cls._open(disk, world, limits, metadata)
+            except BaseException:
+                metadata.close()
+                raise
+        except OSError as e:
+            raise Unavailable(f"the disk under the pool does not work: {e.strerror or e}") from e
+
+    @classmethod
+    def _open(cls, disk: Disk, world: World, limits: Limits, metadata: Metadata) -> Pool:
         identity = metadata.setting("pool")
         if identity is None:
+            if segments(disk):
+                raise Damaged(
+                    "there is a log, but the metadata store that belongs to it is gone",
+                    hint="restore the pool's files, or promote the mirror",
+                )
             identity = world.dice.identity()
             metadata.initialise(identity)
         identity = str(identity)
@@ -98,9 +121,12 @@ class Pool:
             segment=tail.segment,
             first_lsns=tail.first_lsns,
             segment_bytes=limits.segment_bytes,
+            reserve_bytes=limits.reserve_bytes,
+            capacity_bytes=limits.capacity_bytes,
         )
         pool = cls(disk, world, metadata, state, log, limits)
         pool._checkpointer.loaded()
+        log.forwarding.load(metadata.forwards())
         for batch in tail.batches:
             pool._replay(batch)
         return pool
@@ -115,6 +141,9 @@ class Pool:
             elif kind == WRITE:
                 self._map(lsn, volume, block, first + at, sums[at : at + count])
                 at += count
+            elif kind == MOVE:
+                self.log.forwarding.move(block, count, first + at)
+                at += count
             else:
                 self._unmap(lsn, volume, block, count)
             lsn += 1
@@ -126,10 +155,12 @@ class Pool:
 
     async def close(self) -> None:
         """Make everything durable, save a checkpoint, let go of the files."""
-        if not self.failed:
-            await self.flush()
-            await self.checkpoint()
-        self.abandon()
+        try:
+            if not self.failed:
+                await self.flush()
+                await self.checkpoint()
+        finally:
+            self.abandon()
 
     # -- changing
 
@@ -142,11 +173,25 @@ class Pool:
             if self._stage.full:
                 self.commit_part()
 
+    def stage_move(self, birth: int, data: memoryview, sums: array[int]) -> None:
+        """Append living blocks again, at the head of the log; for the cleaner.
+
+        Nothing else is staged with them and an error is raised at once.
+        """
+        self._writable()
+        self.commit_part()
+        stage = Stage(self.limits.stage_bytes)
+        stage.move(birth, data, sums)
+        self.bytes_moved += len(data)
+        self._append(stage, privileged=True)
+
     def stage_discard(self, volume: int, block: int, count: int) -> None:
         self._writable()
         while count > 0:
             n = min(count, 0xFFFFFFFF)
             self._stage.discard(volume, block, n)
+            if self._stage.full:
+                self.commit_part()
             block, count = block + n, count - n
 
     def commit(self) -> None:
@@ -172,17 +217,24 @@ class Pool:
         except IsochroneError as e:
             self._turn_error = e
 
-    def _append(self, stage: Stage) -> int:
+    def _append(self, stage: Stage, *, privileged: bool = False) -> int:
         """Append a stage and update the tables; the lsn of its last record."""
         lsn = self.log.lsn + 1
         with self._disk_errors():
             at = self.log.append(
-                stage.descriptors, stage.sums, b"".join(stage.bodies), stage.payload
+                stage.descriptors,
+                stage.sums,
+                b"".join(stage.bodies),
+                stage.payload,
+                privileged=privileged or not stage.payload,
             )
         done = 0
         for kind, volume, block, count in stage.updates:
             if kind == WRITE:
                 self._map(lsn, volume, block, at + done, stage.sums[done : done + count])
+                done += count
+            elif kind == MOVE:
+                self.log.forwarding.move(block, count, at + done)
                 done += count
             else:
                 self._unmap(lsn, volume, block, count)
@@ -200,6 +252,8 @@ class Pool:
         found = self.state.volumes[volume]
         found.changed_lsn = lsn
         found.blocks_changed += count
+        if count >= LARGE_DISCARD_BLOCKS:
+            self.state.deletions += 1
 
     def record(self, record: r.AnyRecord) -> int:
         """Append one body record behind everything staged, and apply it; its lsn.
@@ -278,10 +332,22 @@ class Pool:
         finally:
             self._syncing = None
 
-    async def checkpoint(self) -> None:
-        """Save catalogue and tables, so that recovery starts here."""
-        await self._checkpointer.run(self)
-        self._bytes_at_checkpoint = self.log.bytes_appended
+    async def checkpoint(self) -> Frozen:
+        """Save catalogue and tables, so that recovery starts here; what was saved."""
+        bytes_appended = self.log.bytes_appended
+        frozen = await self._checkpointer.run(self)
+        self._bytes_at_checkpoint = bytes_appended
+        return frozen
+
+    def pinned_lsn(self) -> int:
+        """Records after this one are still needed by a mirror, as they lie in the log."""
+        marks = (
+            mark.lsn
+            for group in self.state.groups.values()
+            if group.role == "primary" and group.sessions
+            for mark in group.marks
+        )
+        return min(marks, default=self.log.lsn)
 
     @property
     def checkpoint_due(self) -> bool:

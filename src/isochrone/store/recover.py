@@ -57,7 +57,8 @@ def read_tail(disk: Disk, pool: bytes, start: Position | None) -> Tail:
 def _read_tail(disk: Disk, pool: bytes, start: Position | None, files: dict[int, File]) -> Tail:
     tail = Tail(lsn=start.lsn if start else 0)
     first = start.segment if start else min(files, default=0)
-    if start and start.segment and start.segment not in files:
+    # A segment without a batch need not have its name on the disk yet.
+    if start and start.slot > 1 and start.segment and start.segment not in files:
         raise Damaged(f"segment {start.segment} of the log is missing; the checkpoint needs it")
     place = _Place(first, start.slot if start else 1)
     durable = tail.lsn

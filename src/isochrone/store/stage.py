@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
-from isochrone.store.format import BODY, DISCARD, WRITE, checksum, describe
+from isochrone.store.format import BODY, DISCARD, MOVE, WRITE, checksum, describe
 from isochrone.types import BLOCK, MIB, Buffer
 
 STAGE_BYTES_MAX: Final = 16 * MIB  # bounds what a turn holds, and how long its append takes
@@ -44,6 +44,14 @@ class Stage:
         self.payload.append(data)
         self.updates.append((WRITE, volume, block, count))
         self.blocks += count
+
+    def move(self, birth: int, data: memoryview, sums: array[int]) -> None:
+        """Blocks born one after the other from `birth` on, to lie here from now on."""
+        self.sums.extend(sums)
+        self.descriptors.append(describe(MOVE, 0, birth, len(sums), 0))
+        self.payload.append(data)
+        self.updates.append((MOVE, 0, birth, len(sums)))
+        self.blocks += len(sums)
 
     def discard(self, volume: int, block: int, count: int) -> None:
         self.descriptors.append(describe(DISCARD, volume, block, count, 0))

@@ -106,6 +106,7 @@ class State:
         self.groups: dict[str, Group] = {}
         self.pins: list[Table] = []  # frozen images someone is reading; a checkpoint keeps them
         self.next_id = 1
+        self.deletions = 0  # volumes, copies, large discards: what may have left garbage
         self.copies_deleted_lsn = 0  # newest deletion of a copy in this life of the process
 
     # -- looking
@@ -163,6 +164,7 @@ class State:
             self.names[volume.name] = volume.id
 
     def drop(self, id: int) -> None:
+        self.deletions += 1
         volume = self.volumes.pop(id)
         del self.tables[id]
         if self.names.get(volume.name) == id:

@@ -135,6 +135,11 @@ class Forest:
         self._saving, self.fresh = self.fresh, {}
         return self._saving
 
+    def not_saved(self) -> None:
+        """The checkpoint failed: its nodes belong to the next one."""
+        self.fresh = {**self._saving, **self.fresh}
+        self._saving = {}
+
     def saved(self) -> None:
         """The nodes of the last freeze are in the metadata store."""
         self._saving = {}

@@ -71,6 +71,8 @@ class VolumeDevice:
 
     def write(self, offset: int, data: memoryview) -> None:
         self._check_change(offset, len(data))
+        if not data:
+            return
         if not offset % BLOCK and not len(data) % BLOCK:
             self._pool.stage_write(self._id, offset // BLOCK, data)
             return

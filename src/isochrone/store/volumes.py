@@ -7,7 +7,7 @@ from isochrone.store import records as r
 from isochrone.store.names import check_name
 from isochrone.store.pool import Pool
 from isochrone.store.state import Volume
-from isochrone.types import MIB, TIB, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN
+from isochrone.types import BLOCK, MIB, TIB, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN
 
 SECTOR = 512  # sizes are multiples of it, as every block client expects
 
@@ -65,9 +65,21 @@ def resize(pool: Pool, name: str, size: int, *, shrink: bool = False) -> Volume:
         )
     if size < volume.size and pool.attached.get(volume.id):
         raise in_use(pool, volume)
+    if size > volume.size and volume.size % BLOCK:
+        _clear_beyond(pool, volume)
     if size != volume.size:
         pool.record(r.VolumeResized(id=volume.id, size=size))
     return volume
+
+
+def _clear_beyond(pool: Pool, volume: Volume) -> None:
+    """Zeros behind the end, in its last block: an earlier shrinking may have left old bytes."""
+    block, end = divmod(volume.size, BLOCK)
+    data = bytearray(b"".join(pool.read(pool.state.tables[volume.id], block, 1)))
+    if any(data[end:]):
+        data[end:] = bytes(BLOCK - end)
+        pool.stage_write(volume.id, block, memoryview(data))
+        pool.commit()
 
 
 def delete(pool: Pool, name: str) -> None:

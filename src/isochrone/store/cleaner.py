@@ -1,0 +1,233 @@
+"""Free-space collection: dead segments are deleted, half-dead ones are emptied first.
+
+A round: checkpoint, mark in a thread, delete what is dead, move living blocks out of the segments
+where that pays most. Moved blocks are appended to the log like any write; their new place is noted
+in the forwarding table, and only when that is durable the emptied segment is deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import structlog
+
+from isochrone.errors import Damaged, IsochroneError
+from isochrone.store.checkpoint import Frozen
+from isochrone.store.format import MOVE, SLOT_BITS, WRITE, Batch
+from isochrone.store.log import scan_segment
+from isochrone.store.mark import Bits, Marks, mark
+from isochrone.store.pool import Pool
+from isochrone.types import BLOCK
+
+GARBAGE_SHARE: Final = 0.25  # of what lives: below it, moving costs more than the space is worth
+LIVE_SHARE_MAX: Final = 0.95  # emptying a fuller segment gains next to nothing
+MOVE_BLOCKS_MAX: Final = 128  # moved between two breaths: 512 KiB, under a millisecond
+ROUND_SECONDS: Final = 2.0  # between looks at whether a round is due
+
+log = structlog.get_logger()
+
+
+class Candidate(NamedTuple):
+    """A segment that may be emptied."""
+
+    number: int
+    live: int  # blocks
+    age: int  # records written since it was filled
+
+
+@dataclass(slots=True)
+class Report:
+    """What a round did."""
+
+    live_bytes: int = 0
+    freed_segments: int = 0
+    moved_bytes: int = 0
+
+
+def worth(candidate: Candidate, slots: int) -> float:
+    """Benefit over cost of emptying a segment: space gained, weighted by age, over blocks moved.
+
+    Old segments keep what they have; young ones will be emptier soon (Rosenblum and Ousterhout,
+    "The design and implementation of a log-structured file system", 1992).
+    """
+    share = candidate.live / slots
+    return (1 - share) * (1 + candidate.age) / (1 + share)
+
+
+def choose(candidates: Sequence[Candidate], slots: int, wanted: int) -> list[Candidate]:
+    """Which segments to empty to gain `wanted` blocks, the worthiest first."""
+    chosen = []
+    for candidate in sorted(candidates, key=lambda c: worth(c, slots), reverse=True):
+        if wanted <= 0:
+            break
+        if candidate.live <= LIVE_SHARE_MAX * slots:
+            chosen.append(candidate)
+            wanted -= slots - candidate.live
+    return chosen
+
+
+class Cleaner:
+    """Gives space back, in the background. `run` never returns by itself."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._seen = -1  # bytes appended when the last round began
+        self._deletions_seen = -1
+        self._turn = asyncio.Lock()
+        self._stopping = False
+        self.last = Report()
+
+    async def run(self) -> None:
+        while True:
+            await self._pool.world.clock.sleep(ROUND_SECONDS)
+            if self._pool.failed or not self.due:
+                continue
+            # A task of its own: cancelling this loop must not tear a transaction.
+            task = asyncio.get_running_loop().create_task(self.round())
+            try:
+                await asyncio.shield(task)
+            except IsochroneError as e:
+                log.error("free-space collection stopped short", reason=e.message)
+
+    async def stop(self) -> None:
+        """Let a running round come to a quick end, and start no other."""
+        self._stopping = True
+        async with self._turn:
+            pass
+
+    @property
+    def due(self) -> bool:
+        """Whether enough may have died since the last round."""
+        pool = self._pool
+        appended = pool.log.bytes_appended - max(self._seen, 0)
+        enough = max(pool.limits.garbage_bytes, int(self.last.live_bytes * GARBAGE_SHARE))
+        return (
+            appended >= enough
+            or pool.state.deletions != self._deletions_seen
+            or (pool.log.pressed and appended > 0)
+        )
+
+    async def round(self) -> Report:
+        """Collect once. Raises `Damaged` for a block that cannot be moved, and pool errors."""
+        async with self._turn:
+            return await self._round()
+
+    async def _round(self) -> Report:
+        pool = self._pool
+        self._seen, self._deletions_seen = pool.log.bytes_appended, pool.state.deletions
+        frozen = await pool.checkpoint()
+        marks = await pool.world.work.run(lambda: self._mark(frozen))
+        self._resolve(marks)
+        report = self.last = Report(live_bytes=marks.total * BLOCK)
+        candidates = self._candidates(frozen, marks)
+        for dead in [c for c in candidates if not c.live]:
+            self._free(dead.number, report)
+        for victim in choose(
+            [c for c in candidates if c.live], pool.log.segment_slots, self._wanted(marks)
+        ):
+            if not self._stopping:
+                await self._empty(victim.number, marks, report)
+        if report.freed_segments:
+            log.info(
+                "space collected",
+                segments=report.freed_segments,
+                moved_bytes=report.moved_bytes,
+                live_bytes=report.live_bytes,
+            )
+        return report
+
+    def _mark(self, frozen: Frozen) -> Marks:
+        return mark(frozen.roots, self._pool.marked_nodes, self._pool.log.segment_slots)
+
+    def _resolve(self, marks: Marks) -> None:
+        """From births to places: a moved block lives where it is now, not where it was born."""
+        forwarding = self._pool.log.forwarding
+        moved = []
+        for segment in forwarding.segments():
+            slots, places = forwarding.rows(segment)
+            alive = marks.bits(segment)[slots]
+            moved.append((segment, slots, places[alive]))
+            forwarding.keep(segment, alive)
+        for segment, slots, _ in moved:
+            marks.unmark(segment, slots)
+        for _, _, places in moved:
+            marks.mark(places)
+
+    def _candidates(self, frozen: Frozen, marks: Marks) -> list[Candidate]:
+        """Segments that recovery and the mirror do not need any more."""
+        pool = self._pool
+        first_lsns = pool.log.first_lsns
+        numbers = sorted(first_lsns)
+        pinned = pool.pinned_lsn()
+        found = []
+        for number, following in pairwise(numbers):
+            ended = first_lsns[following] - 1  # the newest record it can hold
+            if number < frozen.position.segment and ended <= pinned:
+                found.append(Candidate(number, marks.count(number), pool.log.lsn - ended))
+        return found
+
+    def _wanted(self, marks: Marks) -> int:
+        """Blocks to gain by moving."""
+        pool = self._pool
+        live = marks.total * BLOCK
+        garbage = pool.log.bytes_on_disk - live
+        allowed = max(pool.limits.garbage_bytes, int(live * GARBAGE_SHARE))
+        if pool.log.pressed:
+            allowed = min(allowed, pool.log.garbage_allowed)
+        return max(0, garbage - allowed) // BLOCK
+
+    def _free(self, number: int, report: Report) -> None:
+        self._pool.log.remove(number)
+        report.freed_segments += 1
+
+    async def _empty(self, number: int, marks: Marks, report: Report) -> None:
+        """Move what lives in a segment, make that durable, delete the segment."""
+        pool = self._pool
+        file = pool.log.file(number)
+        bits = marks.bits(number)
+        found = 0
+        for batch in scan_segment(file, pool.log.pool, number, 1):
+            for birth, place, sums in living_runs(batch, bits):
+                data = pool.log.read_place(place, sums)
+                pool.stage_move(birth, memoryview(data), sums)
+                found += len(sums)
+                report.moved_bytes += len(data)
+                await pool.world.clock.sleep(0)
+                if self._stopping:
+                    return  # what was moved is moved; the rest is alive where it is
+        if found != int(bits.sum()):
+            raise Damaged(
+                f"segment {number} holds {found} of {int(bits.sum())} living blocks",
+                hint="run: isochrone check DIR",
+            )
+        await pool.flush()
+        self._free(number, report)
+
+
+def living_runs(batch: Batch, alive: Bits) -> Iterator[tuple[int, int, array[int]]]:
+    """(birth, place, checksums) of living blocks that were born, and lie, one after the other.
+
+    `alive` has a flag for each slot of the segment.
+    """
+    slot = batch.header.payload_slot
+    at = 0
+    sums = array("Q", batch.sums.tobytes())
+    segment = batch.header.segment << SLOT_BITS
+    for kind, _, block, count, _ in batch.descriptors.tolist():
+        if kind not in (WRITE, MOVE):
+            continue
+        start = 0
+        for n in range(count + 1):
+            if n < count and alive[slot + at + n] and n - start < MOVE_BLOCKS_MAX:
+                continue
+            if n > start:
+                place = segment | (slot + at + start)
+                birth = block + start if kind == MOVE else place
+                yield birth, place, sums[at + start : at + n]
+            start = n if n < count and alive[slot + at + n] else n + 1
+        at += count
