@@ -1,0 +1,177 @@
+"""The servers that are compared: how each is started, asked for its address, and stopped.
+
+All keep their files in one directory. Each is a session of its own: Ctrl-C reaches only the
+benchmark, which then ends every server by its process id.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+START_S_MAX: Final = 20.0
+STOP_S_MAX: Final = 30.0  # isochrone makes everything durable first
+SOCKET_PATH_BYTES_MAX: Final = 107
+TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+EXPORT: Final = "bench"
+PROGRAMS: Final = ("fio", "nbdkit", "qemu-nbd")
+
+
+class BenchError(Exception):
+    """One line for a person."""
+
+
+def check_programs() -> None:
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        raise BenchError(
+            f"missing: {' '.join(missing)}; install with: scripts/system-packages bench"
+        )
+
+
+class Server:
+    """One NBD server over one volume of its own."""
+
+    def __init__(
+        self,
+        title: str,
+        command: Sequence[str],
+        socket_path: Path,
+        *,
+        image: Path | None = None,
+        export: str = "",
+        peer: bool = True,
+    ) -> None:
+        if len(os.fsencode(socket_path)) > SOCKET_PATH_BYTES_MAX:
+            raise BenchError(f"the path is too long for sockets: {socket_path.parent}")
+        self.title = title
+        self.command = list(command)
+        self.uri = f"nbd+unix:///{export}?socket={socket_path}"
+        self.peer = peer  # counts when the best peer is looked for
+        self._socket_path = socket_path
+        self._image = image  # must exist before it starts
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def shown_command(self, directory: Path) -> str:
+        """For the report, without the paths of this machine."""
+        text = " ".join(self.command).replace(f"{directory}/", "")
+        return text.replace(f"{sys.executable} -m ", "")
+
+    def start(self, directory: Path, size: int) -> None:
+        if self._image is not None:
+            with self._image.open("wb") as image:
+                image.truncate(size)
+        log_path = directory / f"{self.title.replace(' ', '-')}.log"
+        with log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_S_MAX
+        while not self._listens():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                words = log_path.read_text(errors="replace").strip().splitlines() or ["no reason"]
+                raise BenchError(f"{self.title} did not start: {words[-1]}")
+            time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return not probe.connect_ex(str(self._socket_path))
+
+    def cpu_s(self) -> float:
+        """Processor time it has used so far, user and system."""
+        assert self._process is not None
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        fields = stat.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Isochrone(Server):
+    """Our own; its volume is made through its command line once it runs."""
+
+    def __init__(self, directory: Path) -> None:
+        self._pool = str(directory / "pool")
+        super().__init__(
+            "isochrone",
+            [sys.executable, "-m", "isochrone", "serve", self._pool],
+            directory / "pool" / "nbd.sock",
+            export=EXPORT,
+        )
+
+    def start(self, directory: Path, size: int) -> None:
+        super().start(directory, size)
+        create = [sys.executable, "-m", "isochrone", "--site", self._pool, "volume", "create"]
+        deadline = time.monotonic() + START_S_MAX
+        while True:  # its other sockets may come a little later than the first
+            done = subprocess.run([*create, EXPORT, str(size)], capture_output=True, check=False)
+            if not done.returncode:
+                return
+            if time.monotonic() > deadline:
+                words = done.stderr.decode(errors="replace").strip()
+                raise BenchError(f"isochrone did not make the volume: {words}")
+            time.sleep(0.2)
+
+
+def servers(directory: Path, size: int, *, with_memory: bool) -> list[Server]:
+    """Isochrone first, then its peers."""
+    nbdkit, qemu = directory / "nbdkit.sock", directory / "qemu.sock"
+    nbdkit_image, qemu_image = directory / "nbdkit.img", directory / "qemu.img"
+    cache = ["-t", "-e", "16", "-f", "raw", "--cache=writeback"]
+    found = [
+        Isochrone(directory),
+        Server(
+            "nbdkit file",
+            ["nbdkit", "-f", "-U", str(nbdkit), "file", str(nbdkit_image)],
+            nbdkit,
+            image=nbdkit_image,
+        ),
+        Server(
+            "qemu-nbd",
+            ["qemu-nbd", *cache, "-k", str(qemu), str(qemu_image)],
+            qemu,
+            image=qemu_image,
+        ),
+    ]
+    if with_memory:  # no file system at all: what the protocol alone costs
+        memory = directory / "memory.sock"
+        command = ["nbdkit", "-f", "-U", str(memory), "memory", str(size)]
+        found.append(Server("nbdkit memory", command, memory, peer=False))
+    return found
+
+
+def versions() -> dict[str, str]:
+    """What was compared with what; the first line each program says about itself."""
+    asked = {
+        "isochrone": [sys.executable, "-m", "isochrone", "--version"],
+        "fio": ["fio", "--version"],
+        "nbdkit": ["nbdkit", "--version"],
+        "qemu-nbd": ["qemu-nbd", "--version"],
+    }
+    found = {}
+    for name, command in asked.items():
+        text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        line = text.splitlines()[0] if text else "unknown"
+        found[name] = line.removeprefix(name).lstrip(" -")
+    return found
