@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -17,6 +17,7 @@ VOLUME_BYTES_MIN: Final = 1 * MIB
 VOLUME_BYTES_MAX: Final = 64 * TIB
 
 Buffer = bytes | bytearray | memoryview
+Extent = tuple[int, bool]  # bytes, and whether they are what was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,22 @@ class Device(Protocol):
 
     def discard(self, offset: int, length: int) -> None:
         """Stage that a range reads as zeros from now on (TRIM and WRITE_ZEROES alike)."""
+        ...
+
+    # What is known about a range, as of the last commit. An answer begins at `offset`, its
+    # neighbours differ, and it has 1 to `limit` extents. It may end before the range does, so that
+    # no call takes long: the caller asks again for the rest.
+
+    def mapped(self, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        """Where there is data; everywhere else are zeros that take no space."""
+        ...
+
+    def copies(self) -> Mapping[str, int]:
+        """Copies that `changed` can compare with: name -> id."""
+        ...
+
+    def changed(self, copy: int, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        """Where the content may be another than in this copy. Raises `NotFound` if it is gone."""
         ...
 
 

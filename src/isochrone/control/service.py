@@ -33,6 +33,7 @@ from isochrone.store.front import PoolBackend
 from isochrone.store.pool import Pool
 from isochrone.world import World, system_world
 from isochrone.world.disk import FolderDisk
+from isochrone.world.memory import keep_freed_memory
 
 DRAIN_S_MAX: Final = 5.0  # for clients to take their last answers; systemd gives 90 s in all
 API_DRAIN_S_MAX: Final = 3  # for requests in flight; a change takes milliseconds
@@ -126,6 +127,7 @@ class Service:
                 chores = [
                     tasks.create_task(self._checkpoints(pool)),
                     tasks.create_task(cleaner.run()),
+                    tasks.create_task(pool.make_spares()),
                     tasks.create_task(self._watchdog()),
                 ]
                 line = " ".join(["ready", *(f"{k}={shlex.quote(a)}" for k, a in addresses)])
@@ -252,6 +254,7 @@ class Service:
 
 def run(settings: Settings) -> None:
     """Be the controller of a directory until a signal comes. Raises what prevents it."""
+    keep_freed_memory()
     os.umask(0o077)  # nothing that a controller makes is anybody else's business
     notifier = Notifier(os.environ, os.getpid())
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -32,11 +32,10 @@ class Receiver:
         return self._blocks * BLOCK
 
     def begin(self, message: Begin) -> None:
-        if message.base not in (0, self._group.cut):
-            raise PeerFault(
-                f"a group on cut {message.base} was sent; cut {self._group.cut} is here"
-            )
-        if message.cut <= self._group.cut:
+        here = self._group.cut
+        if message.base not in (0, here):
+            raise PeerFault(f"a group on cut {message.base} was sent; cut {here} is here")
+        if message.cut <= here:
             raise PeerFault(f"cut {message.cut} was sent again")
         volumes = self._places(message)
         self._pool.record(

@@ -212,7 +212,7 @@ class Mover:
             self.clean_stamp = message.stamp
             self.behind_bytes = 0
             self._token_done = max(self._token_done, message.token)
-        elif message.behind_bytes >= 0:
+        else:
             self.behind_bytes = message.behind_bytes
         self._tell()
 
@@ -238,6 +238,13 @@ async def greet(pool: Pool, talk: Conversation, group: Group, *, probe: bool = F
         raise StaleEpoch(
             f"{talk.peer} offers group {group.name} at epoch {theirs.epoch};"
             f" epoch {group.epoch} is known here"
+        )
+    if group.cut and theirs.supersedes(group.identity):
+        # Another site took over: its volumes have other ids, and its cuts other numbers.
+        raise Conflict(
+            f"{talk.peer} offers group {group.name} at epoch {theirs.epoch}, after a failover;"
+            f" epoch {group.epoch} is here",
+            hint=f"end this mirror and begin it anew: isochrone mirror remove {group.name}",
         )
     if group.lineage not in ("", theirs.id):
         raise Conflict(f"{talk.peer} offers group {group.name} with another history")

@@ -53,7 +53,8 @@ class SourceSession:
         self.peer = ""  # pool identity of the secondary
         self.group_name = ""
         self.acked = 0
-        self._sent: Mark | None = None  # the last cut sent here; others may place many meanwhile
+        self._has: Mark | None = None  # what is there once all that was sent has been taken
+        self._cut_here = False  # a cut was placed in this connection
         self._pull: Pull | None = None
         self._credit = 0
         self._token = 0  # newest SYNC; a cut placed or found unnecessary from then on covers it
@@ -205,16 +206,19 @@ class SourceSession:
             pull = self._pull
             group = self._live_group()
             self.acked = max(self.acked, pull.cut)
-            base = self._base(group, pull.cut)
+            base = self._has = self._base(group, pull.cut)
             if base is not None:
                 await self._until_due(group, base)
                 group = self._live_group()
             await self._send_group(group, base)
 
     def _base(self, group: Group, cut: int) -> Mark | None:
-        """Where a cut that the secondary has lies in the log; None if it must copy everything."""
-        if self._sent is not None and self._sent.cut == cut:
-            return self._sent
+        """Where a cut that the secondary has lies in the log; None if it must copy everything.
+
+        The group remembers few cuts, and another secondary may have caused many meanwhile.
+        """
+        if self._has is not None and self._has.cut == cut:
+            return self._has
         return group.mark(cut) if cut else None
 
     async def _until_due(self, group: Group, base: Mark) -> None:
@@ -225,7 +229,7 @@ class SourceSession:
             due = self._last_cut_at + self._interval
             # The deletion of a copy is remembered by the log alone once the process was restarted,
             # so the first cut of a connection is placed in any case.
-            if self._sent is None or cuts.changed_since(self._pool, group, base):
+            if not self._cut_here or cuts.changed_since(self._pool, group, base):
                 if token > self._token_done or clock.monotonic() >= due:
                     return
                 await self._wait(min(HEARTBEAT_SECONDS, due - clock.monotonic()))
@@ -240,11 +244,12 @@ class SourceSession:
         self._token_done = token
         await self._talk.send(Heartbeat(stamp=stamp, clean=base.cut, token=token))
 
-    async def _heartbeat(self, base: Mark | None) -> None:
+    async def _heartbeat(self) -> None:
+        """Say that we are alive, and what a failover would lose by now."""
         behind = -1
-        if base is not None and self._group is not None:
+        if self._has is not None and self._group is not None:
             changed = self._pool.state.blocks_changed(self._group)
-            behind = (changed - base.blocks_changed) * BLOCK
+            behind = (changed - self._has.blocks_changed) * BLOCK
         stamp = self._pool.world.clock.wall_ns()
         self._spoke_at = self._pool.world.clock.monotonic()
         await self._talk.send(Heartbeat(stamp=stamp, behind_bytes=behind, token=self._token_done))
@@ -256,10 +261,7 @@ class SourceSession:
             async with asyncio.timeout(max(seconds, 0.001)):
                 await self._news.wait()
         except TimeoutError:
-            group = self._group
-            pull = self._pull
-            cut = pull.cut if pull else self.acked
-            await self._heartbeat(None if group is None else self._base(group, cut))
+            await self._heartbeat()
 
     async def _send_group(self, group: Group, base: Mark | None) -> None:
         """Place a cut, make it durable, and send everything between it and the base."""
@@ -284,10 +286,10 @@ class SourceSession:
         finally:
             for pin in pins:
                 pool.state.pins.remove(pin)
-        self._pull, self._sent = None, mark
+        self._pull, self._has, self._cut_here = None, mark, True
         self._token_done = token
         await self._talk.send(Cut(cut=mark.cut, stamp=mark.stamp, blocks=blocks, token=token))
-        await self._heartbeat(mark)  # what a failover from this cut on would lose
+        await self._heartbeat()
 
     async def _send_window(self, group: Group, base: Mark, mark: Mark) -> int:
         """What happened between two cuts; the number of blocks sent."""
@@ -336,7 +338,7 @@ class SourceSession:
         clock = self._pool.world.clock
         await clock.sleep(0)
         if clock.monotonic() - self._spoke_at > HEARTBEAT_SECONDS:
-            await self._heartbeat(None)
+            await self._heartbeat()
 
 
 def _leaf_items(volume: int, first: int, words: array[int]) -> Iterator[Blocks]:

@@ -22,6 +22,12 @@ Data of INFO and GO                        Data of REP_SERVER, one reply an expo
   .   2  count c                             .   .  description, the rest of the data
   .  2c  information wanted
 
+Data of LIST_ and SET_META_CONTEXT         Data of REP_META_CONTEXT, one a context
+  0   4  length n of export name             0   4  id, used in status replies; 0 for LIST
+  4   n  export name                         4   .  name, the rest
+  .   4  count of queries
+  .   .  each: 4 length n, n query
+
 Data of REP_INFO: 2 type, then
   EXPORT       8 size, 2 transmission flags
   NAME         canonical name, the rest
@@ -39,14 +45,32 @@ Request (client)                           Simple reply (server)
                                              4   2  flags; bit 0 = last chunk
 OFFSET_DATA chunk: 8 offset, data            6   2  type
 ERROR chunk: 4 error, 2 length n, n text     8   8  cookie
-                                             16  4  length of what follows
+BLOCK_STATUS chunk: 4 context, then          16  4  length of what follows
+  extents: 4 length, 4 flags
+
+With EXTENDED_HEADERS agreed there are no other requests and replies than these:
+
+Extended request (client)                  Extended reply chunk (server)
+  0   4  0x21e41c71                          0   4  0x6e8a278c
+  4   2  command flags                       4   2  flags; bit 0 = last chunk
+  6   2  command                             6   2  type; 0 = done, without data
+  8   8  cookie                              8   8  cookie
+  16  8  offset                              16  8  offset, returned as it came
+  24  8  length; of the payload if           24  8  length of what follows
+         PAYLOAD_LEN is set
+  32  .  payload, only with PAYLOAD_LEN    BLOCK_STATUS_EXT chunk: 4 context, 4 count,
+                                             then extents: 8 length, 8 flags
+Payload of a BLOCK_STATUS: 8 length of the range, then 4 for each context wanted
 """
 
 from __future__ import annotations
 
 import errno
+from array import array
 from collections.abc import Sequence
+from itertools import chain
 from struct import Struct
+from sys import byteorder
 from typing import Final
 
 # --- what the specification fixes -------------------------------------------------------------
@@ -57,6 +81,8 @@ OPTION_REPLY_MAGIC: Final = 0x0003E889045565A9
 REQUEST_MAGIC: Final = 0x25609513
 SIMPLE_REPLY_MAGIC: Final = 0x67446698
 STRUCTURED_REPLY_MAGIC: Final = 0x668E33EF
+EXTENDED_REQUEST_MAGIC: Final = 0x21E41C71
+EXTENDED_REPLY_MAGIC: Final = 0x6E8A278C
 
 FLAG_FIXED_NEWSTYLE: Final = 1 << 0  # the same bits in the server's and the client's flags
 FLAG_NO_ZEROES: Final = 1 << 1
@@ -69,15 +95,21 @@ OPT_STARTTLS: Final = 5
 OPT_INFO: Final = 6
 OPT_GO: Final = 7
 OPT_STRUCTURED_REPLY: Final = 8
+OPT_LIST_META_CONTEXT: Final = 9
+OPT_SET_META_CONTEXT: Final = 10
+OPT_EXTENDED_HEADERS: Final = 11
 
 REP_ACK: Final = 1
 REP_SERVER: Final = 2
 REP_INFO: Final = 3
+REP_META_CONTEXT: Final = 4
 REP_ERR_UNSUP: Final = (1 << 31) + 1
 REP_ERR_POLICY: Final = (1 << 31) + 2
 REP_ERR_INVALID: Final = (1 << 31) + 3
+REP_ERR_TLS_REQD: Final = (1 << 31) + 5
 REP_ERR_UNKNOWN: Final = (1 << 31) + 6
 REP_ERR_TOO_BIG: Final = (1 << 31) + 9
+REP_ERR_EXT_HEADER_REQD: Final = (1 << 31) + 10
 
 INFO_EXPORT: Final = 0
 INFO_NAME: Final = 1
@@ -94,6 +126,7 @@ SEND_DF: Final = 1 << 7
 SEND_CAN_MULTI_CONN: Final = 1 << 8
 SEND_CACHE: Final = 1 << 10
 SEND_FAST_ZERO: Final = 1 << 11
+SEND_BLOCK_STATUS_PAYLOAD: Final = 1 << 12
 
 READ: Final = 0  # commands
 WRITE: Final = 1
@@ -102,14 +135,20 @@ FLUSH: Final = 3
 TRIM: Final = 4
 CACHE: Final = 5
 WRITE_ZEROES: Final = 6
+BLOCK_STATUS: Final = 7
 
 CMD_FUA: Final = 1 << 0
 CMD_NO_HOLE: Final = 1 << 1
 CMD_DF: Final = 1 << 2
+CMD_REQ_ONE: Final = 1 << 3
 CMD_FAST_ZERO: Final = 1 << 4
+CMD_PAYLOAD_LEN: Final = 1 << 5
 
 CHUNK_DONE: Final = 1 << 0
+CHUNK_NONE: Final = 0
 CHUNK_OFFSET_DATA: Final = 1
+CHUNK_BLOCK_STATUS: Final = 5
+CHUNK_BLOCK_STATUS_EXT: Final = 6
 CHUNK_ERROR: Final = (1 << 15) + 1
 
 STRING_BYTES_MAX: Final = 4096  # of any name, description or error text
@@ -147,6 +186,13 @@ SIMPLE_REPLY: Final = Struct(">II8s")
 CHUNK: Final = Struct(">IHH8sI")
 OFFSET_DATA: Final = Struct(">IHH8sIQ")
 ERROR_CHUNK: Final = Struct(">IHH8sIIH")
+STATUS_CHUNK: Final = Struct(">IHH8sII")
+EXTENDED_REQUEST: Final = Struct(">IHH16sQ")  # cookie and offset in one: a reply returns both
+EXTENDED_CHUNK: Final = Struct(">IHH16sQ")
+EXTENDED_OFFSET_DATA: Final = Struct(">IHH16sQQ")
+EXTENDED_ERROR_CHUNK: Final = Struct(">IHH16sQIH")
+EXTENDED_STATUS_CHUNK: Final = Struct(">IHH16sQII")
+STATUS_PAYLOAD: Final = Struct(">Q")
 
 assert GREETING.size == 18
 assert OPTION.size == 16
@@ -155,12 +201,20 @@ assert EXPORT.size == 10
 assert REQUEST.size == 28
 assert SIMPLE_REPLY.size == 16
 assert CHUNK.size == 20
+assert EXTENDED_REQUEST.size == EXTENDED_CHUNK.size == 32
 
 REQUEST_BYTES: Final = REQUEST.size
+EXTENDED_REQUEST_BYTES: Final = EXTENDED_REQUEST.size
 OPTION_BYTES: Final = OPTION.size
 
 # A simple reply "done" is this and the cookie, so many of them are one `join`.
 SIMPLE_DONE: Final = LENGTH.pack(SIMPLE_REPLY_MAGIC) + LENGTH.pack(0)
+
+# The same with extended headers: this, cookie and offset, and a length of zero.
+EXTENDED_DONE: Final = EXTENDED_CHUNK.pack(
+    EXTENDED_REPLY_MAGIC, CHUNK_DONE, CHUNK_NONE, bytes(16), 0
+)[:8]
+EXTENDED_DONE_END: Final = bytes(8)
 
 
 def greeting() -> bytes:
@@ -218,6 +272,39 @@ def split_info_request(data: bytes) -> tuple[bytes, Sequence[int]] | None:
     return data[LENGTH.size : count_at], wanted
 
 
+def split_context_request(data: bytes) -> tuple[bytes, list[bytes]] | None:
+    """Export name and queries of a meta context option; None unless the lengths fit exactly."""
+    name = _string(data, 0)
+    if name is None:
+        return None
+    at = LENGTH.size + len(name)
+    if at + LENGTH.size > len(data):
+        return None
+    (count,) = LENGTH.unpack_from(data, at)
+    at += LENGTH.size
+    queries: list[bytes] = []
+    for _ in range(count):
+        query = _string(data, at)
+        if query is None:
+            return None
+        queries.append(query)
+        at += LENGTH.size + len(query)
+    return (name, queries) if at == len(data) else None
+
+
+def _string(data: bytes, at: int) -> bytes | None:
+    """Length and string at a place; None if they are not all there."""
+    start = at + LENGTH.size
+    if start > len(data):
+        return None
+    (length,) = LENGTH.unpack_from(data, at)
+    return data[start : start + length] if start + length <= len(data) else None
+
+
+def meta_context(id: int, name: str) -> bytes:
+    return LENGTH.pack(id) + text(name)
+
+
 def simple_error(cookie: bytes, number: int) -> bytes:
     return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, ERRNOS.get(number, errno.EIO), cookie)
 
@@ -241,3 +328,70 @@ def data_chunk(cookie: bytes, offset: int, length: int) -> bytes:
     return OFFSET_DATA.pack(
         STRUCTURED_REPLY_MAGIC, CHUNK_DONE, CHUNK_OFFSET_DATA, cookie, length + 8, offset
     )
+
+
+def status_chunk(
+    cookie: bytes, context: int, extents: Sequence[tuple[int, int]], *, last: bool
+) -> bytes:
+    """Lengths and flags of one context; each length is below 2^32."""
+    head = STATUS_CHUNK.pack(
+        STRUCTURED_REPLY_MAGIC,
+        CHUNK_DONE if last else 0,
+        CHUNK_BLOCK_STATUS,
+        cookie,
+        4 + 8 * len(extents),
+        context,
+    )
+    return head + _words("I", extents)
+
+
+def extended_error(cookie: bytes, number: int, words: str) -> bytes:
+    message = text(words)
+    head = EXTENDED_ERROR_CHUNK.pack(
+        EXTENDED_REPLY_MAGIC,
+        CHUNK_DONE,
+        CHUNK_ERROR,
+        cookie,
+        LENGTH.size + COUNT.size + len(message),
+        ERRNOS.get(number, errno.EIO),
+        len(message),
+    )
+    return head + message
+
+
+def extended_data(cookie: bytes, offset: int, length: int) -> bytes:
+    """Head of the one chunk that answers a READ; `length` bytes of data follow it."""
+    return EXTENDED_OFFSET_DATA.pack(
+        EXTENDED_REPLY_MAGIC, CHUNK_DONE, CHUNK_OFFSET_DATA, cookie, length + 8, offset
+    )
+
+
+def extended_status(
+    cookie: bytes, context: int, extents: Sequence[tuple[int, int]], *, last: bool
+) -> bytes:
+    head = EXTENDED_STATUS_CHUNK.pack(
+        EXTENDED_REPLY_MAGIC,
+        CHUNK_DONE if last else 0,
+        CHUNK_BLOCK_STATUS_EXT,
+        cookie,
+        8 + 16 * len(extents),
+        context,
+        len(extents),
+    )
+    return head + _words("Q", extents)
+
+
+def _words(kind: str, extents: Sequence[tuple[int, int]]) -> bytes:
+    words = array(kind, chain.from_iterable(extents))
+    if byteorder == "little":
+        words.byteswap()
+    return words.tobytes()
+
+
+def split_status_payload(data: memoryview) -> tuple[int, tuple[int, ...]] | None:
+    """Length of the range, and ids of the contexts; None if that is not what it holds."""
+    ids = len(data) - STATUS_PAYLOAD.size
+    if ids < 0 or ids % LENGTH.size:
+        return None
+    (length,) = STATUS_PAYLOAD.unpack_from(data)
+    return length, tuple(id for (id,) in LENGTH.iter_unpack(data[STATUS_PAYLOAD.size :]))

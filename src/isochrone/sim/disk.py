@@ -86,6 +86,7 @@ class Platter:
         self.random = random
         self.names: dict[str, Inode] = {}
         self._renamings: list[Renaming] = []
+        self._moved: list[tuple[str, str, Inode]] = []  # old name, new name
         self._serial = 0
         self._store_name = str(next(_stores))
         self._store: MemoryStore | None = None  # keeps the database in memory
@@ -129,7 +130,15 @@ class Platter:
         for renaming in self._renamings:
             if renaming.serial <= reached[renaming.name]:
                 self._bind(renaming.name, renaming.after)
+        for old, new, inode in self._moved:
+            # A journalled file system moves a name as one step: never both names, never none.
+            if self.names.get(new) is inode:
+                if self.names.get(old) is inode:
+                    self._bind(old, None)
+            elif old not in self.names and inode not in self.names.values():
+                self._bind(old, inode)
         self._renamings.clear()
+        self._moved.clear()
 
     def flip(self, name: str, offset: int, bit: int = 0) -> None:
         """Bit rot, on the medium."""
@@ -146,6 +155,12 @@ class Platter:
         self._renamings.append(Renaming(self.next_serial(), name, before, inode))
         self._bind(name, inode)
 
+    def move(self, old: str, new: str) -> None:
+        inode = self.names[old]
+        self._moved.append((old, new, inode))
+        self.rename(new, inode)
+        self.rename(old, None)
+
     def _bind(self, name: str, inode: Inode | None) -> None:
         if inode is None:
             self.names.pop(name, None)
@@ -154,6 +169,7 @@ class Platter:
 
     def sync_names(self) -> None:
         self._renamings.clear()
+        self._moved.clear()
 
     def connect(self) -> MemoryStore:
         if self._store is None:
@@ -285,6 +301,14 @@ class SimDisk:
         if name not in platter.names:
             raise _error(errno.ENOENT)
         platter.rename(name, None)
+
+    def rename(self, old: str, new: str) -> None:
+        platter = self.enter("rename", old)
+        if old not in platter.names:
+            raise _error(errno.ENOENT)
+        if new in platter.names:
+            raise _error(errno.EEXIST)
+        platter.move(old, new)
 
     def sync_names(self) -> None:
         self.enter("sync_names").sync_names()

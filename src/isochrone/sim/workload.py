@@ -176,6 +176,9 @@ class Workload:
 
     async def _clean(self) -> None:
         await Cleaner(self._pool).round()
+        if self._random.random() < 0.2:
+            spares = self._pool.log.spares
+            spares.add(await self._pool.world.work.run(spares.make))
 
     async def _pause(self) -> None:
         await self._pool.world.clock.sleep(self._random.uniform(0, 0.1))

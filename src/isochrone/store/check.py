@@ -15,6 +15,7 @@ def check_pool(pool: Pool) -> int:
     Also that nothing is mapped beyond the end of a volume, and that names, copies and groups refer
     to volumes that exist. Raises `Damaged` at the first finding.
     """
+    _check_catalogue(pool)
     state = pool.state
     seen: dict[int, int] = {}
     for id, volume in state.volumes.items():
@@ -33,7 +34,6 @@ def check_pool(pool: Pool) -> int:
             pool.log.read(pointer, array("Q", [expected]))
         except OSError as e:
             raise Damaged(f"the disk cannot read a block: {e.strerror or e}") from e
-    _check_catalogue(pool)
     return len(seen)
 
 

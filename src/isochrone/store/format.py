@@ -15,6 +15,10 @@ Segment file `segment-<16 hex digits of its number>`, slot 0:
         56    8  xxh3-64 of bytes 0..55
         64       zero up to 4096
 
+A file `spare-<16 hex digits>` is a segment to be: all its slots are written (with zeros, or with a
+segment that was emptied), so that what is appended needs no new room from the file system. It gets
+its number with its name; what it held before does not verify under that number.
+
 Then batches, each starting on a slot boundary:
 
     offset size  field
@@ -115,6 +119,10 @@ def segment_number(name: str) -> int | None:
     except ValueError:
         return None
     return number if segment_name(number) == name else None
+
+
+def spare_name(number: int) -> str:
+    return f"spare-{number:016x}"
 
 
 def encode_segment_header(pool: bytes, number: int, first_lsn: int, stamp: int) -> bytes:

@@ -13,8 +13,9 @@ from isochrone.types import Device, ExportInfo
 class PoolBackend:
     """A pool as a `Backend`."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, default: str = "") -> None:
         self._pool = pool
+        self.default = default  # what the empty export name means; empty: the only volume
         self.commit = pool.commit
         self.flush = pool.flush
 
@@ -22,8 +23,9 @@ class PoolBackend:
         return list(self._pool.state.exports())
 
     def attach(self, name: str, client: str) -> Device:
-        """Open an export. The empty name opens the only volume, if there is just one."""
+        """Open an export. The empty name opens the default, or the only volume."""
         state = self._pool.state
+        name = name or self.default
         if not name:
             plain = [volume for volume in state.volumes.values() if volume.kind == "volume"]
             if len(plain) != 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +32,7 @@ from isochrone.store.format import (
     slots,
 )
 from isochrone.store.forward import Forwarding
+from isochrone.store.spares import Spares
 from isochrone.types import BLOCK, Buffer
 from isochrone.world.clock import Clock
 from isochrone.world.disk import Disk, File
@@ -90,6 +91,8 @@ class Log:
         self._names_unsynced = False
         self._syncing: SyncTicket | None = None
         self.forwarding = Forwarding()
+        self.spares = Spares(disk, self._segment_slots * BLOCK)
+        self.on_roll: Callable[[], None] = lambda: None  # called when a new segment has begun
         self._reserve = reserve_bytes
         self._capacity = capacity_bytes
 
@@ -158,10 +161,10 @@ class Log:
     def _new_segment(self) -> None:
         number = self._segment + 1
         try:
-            file = self._disk.create(segment_name(number))
+            file = self._named(number)
         except FileExistsError:  # an earlier attempt failed, and even its removal
             self._disk.remove(segment_name(number))
-            file = self._disk.create(segment_name(number))
+            file = self._named(number)
         header = encode_segment_header(self.pool, number, self.lsn + 1, self._clock.wall_ns())
         try:
             file.write_at([header], 0)
@@ -173,6 +176,12 @@ class Log:
         self._files[number] = self._unsynced[number] = file
         self.first_lsns[number] = self.lsn + 1
         self._names_unsynced = True
+        self.on_roll()
+
+    def _named(self, number: int) -> File:
+        """The file of a new segment: a spare one if there is any."""
+        name = segment_name(number)
+        return self.spares.use(name) or self._disk.create(name)
 
     # -- making durable
 
@@ -275,7 +284,7 @@ class Log:
 
     @property
     def bytes_on_disk(self) -> int:
-        """What the segment files hold, the tail at its true length."""
+        """What the segment files hold, the tail at its true length, spares not counted."""
         full = len(self.first_lsns) - (1 if self._tail is not None else 0)
         tail = self._slot * BLOCK if self._tail is not None else 0
         return full * self._segment_slots * BLOCK + tail
@@ -299,12 +308,16 @@ class Log:
         return self._segment_slots * BLOCK
 
     def remove(self, segment: int) -> None:
-        """Delete a segment that nothing leads to any more. Raises `OSError`."""
+        """Give up a segment that nothing leads to any more. Raises `OSError`.
+
+        Its number is never used again: what its file holds cannot be taken for a part of the log.
+        """
         assert segment != self._segment and segment not in self._unsynced
         file = self._files.pop(segment, None)
         if file is not None:
             file.close()
-        self._disk.remove(segment_name(segment))
+        if self.pressed or not self.spares.keep(segment_name(segment)):
+            self._disk.remove(segment_name(segment))
         del self.first_lsns[segment]
         self._names_unsynced = True
 

@@ -114,9 +114,21 @@ class Metadata:
     @_our_errors()
     def initialise(self, pool: str) -> None:
         """Name a new pool."""
-        with self._writer:
+        with self._transaction():
             self._set("format", FORMAT)
             self._set("pool", pool)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing. On a full disk SQLite rolls back by itself, and apsw's own fails."""
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
 
     def _set(self, key: str, value: int | str) -> None:
         self._writer.execute("INSERT OR REPLACE INTO setting VALUES(?, ?)", (key, value))
@@ -125,7 +137,7 @@ class Metadata:
 
     @_our_errors()
     def commit(self, change: Change) -> None:
-        with self._writer:
+        with self._transaction():
             self._writer.executemany(
                 "INSERT OR REPLACE INTO node VALUES(?, ?, ?)",
                 ((id, _signed(checksum(words)), words.tobytes()) for id, words in change.nodes),
@@ -168,7 +180,7 @@ class Metadata:
             for (id,) in self._writer.execute("SELECT id FROM node WHERE id < ?", (below,))
             if id not in live
         ]
-        with self._writer:
+        with self._transaction():
             self._writer.executemany("DELETE FROM node WHERE id = ?", dead)
         return len(dead)
 

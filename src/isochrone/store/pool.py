@@ -22,6 +22,7 @@ from isochrone.store.format import BODY, MOVE, SEGMENT_BYTES, WRITE, Batch
 from isochrone.store.log import Log, segments
 from isochrone.store.metadata import Metadata
 from isochrone.store.recover import read_tail
+from isochrone.store.spares import make_in_advance
 from isochrone.store.stage import STAGE_BYTES_MAX, Stage
 from isochrone.store.state import State
 from isochrone.store.tracks import NODE_BYTES_BUDGET, Forest, Table
@@ -338,6 +339,18 @@ class Pool:
         frozen = await self._checkpointer.run(self)
         self._bytes_at_checkpoint = bytes_appended
         return frozen
+
+    async def make_spares(self) -> None:
+        """Write segment files in advance, until cancelled."""
+        rolled = asyncio.Event()
+        self.log.on_roll = rolled.set
+        # A pool that has not filled a segment needs no other; a full one has no room for them.
+        await make_in_advance(
+            self.world,
+            self.log.spares,
+            lambda: not self.failed and len(self.log.first_lsns) > 1 and not self.log.pressed,
+            rolled,
+        )
 
     def pinned_lsn(self) -> int:
         """Records after this one are still needed by a mirror, as they lie in the log."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from isochrone.errors import Damaged
 from isochrone.store.format import (
+    BATCH_MAGIC,
     SEGMENT_BYTES,
     VERSION,
     Batch,
@@ -19,8 +21,10 @@ from isochrone.store.format import (
 )
 from isochrone.store.log import payload_verifies, read_batch, scan_segment, segments
 from isochrone.store.metadata import Position
-from isochrone.types import BLOCK
+from isochrone.types import BLOCK, MIB
 from isochrone.world.disk import Disk, File
+
+ISLAND_BYTES: Final = MIB  # looked through at a time behind the end of the log
 
 
 @dataclass(slots=True)
@@ -102,9 +106,17 @@ def _first_lsn(file: File, pool: bytes, number: int) -> int | None:
             f"segment {number} has log format {header.version}; this version knows {VERSION}",
             hint="start the version of isochrone that wrote it",
         )
-    if header.pool != pool or header.number != number:
-        raise Damaged(f"segment {number} belongs to another pool or place")
+    if header.pool != pool:
+        raise Damaged(f"segment {number} belongs to another pool")
+    if header.number != number:
+        return None  # a used file that got a new name, and was never written under it
     return header.first_lsn
+
+
+def _is_used(file: File, number: int) -> bool:
+    """Whether a file got this number for a second use that never began."""
+    header = decode_segment_header(file.read_at(BLOCK, 0))
+    return header is not None and header.number != number
 
 
 def _claimed(files: dict[int, File], pool: bytes, end: _Place) -> int:
@@ -118,6 +130,15 @@ def _islands(files: dict[int, File], pool: bytes, end: _Place) -> Iterator[Batch
         slot = end.slot if number == end.segment else 1
         last = files[number].size() // BLOCK
         while slot < last:
+            window = files[number].read_at(ISLAND_BYTES, slot * BLOCK)
+            at = next(
+                (at for at in range(0, len(window), BLOCK) if window[at : at + 4] == BATCH_MAGIC),
+                None,
+            )
+            if at is None:
+                slot += ISLAND_BYTES // BLOCK
+                continue
+            slot += at // BLOCK
             batch = read_batch(files[number], pool, number, slot)
             if batch is None:
                 slot += 1
@@ -139,7 +160,7 @@ def _drop_torn(tail: Tail, files: dict[int, File], durable: int) -> None:
 def _cut_off(disk: Disk, tail: Tail, files: dict[int, File], end: _Place, first: int) -> None:
     for number in sorted(files):
         file = files[number]
-        if number > end.segment:
+        if number > end.segment or _is_used(file, number):
             tail.discarded_bytes += file.size()
             disk.remove(segment_name(number))
             tail.first_lsns.pop(number, None)

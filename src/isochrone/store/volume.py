@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from isochrone.errors import NotFound, OutOfRange, ReadOnly
+from isochrone.store import extents
 from isochrone.store.pool import Pool
 from isochrone.store.state import Volume
-from isochrone.types import BLOCK, Buffer
+from isochrone.types import BLOCK, Buffer, Extent
 
 
 class VolumeDevice:
@@ -119,3 +120,53 @@ class VolumeDevice:
             n = min(length, BLOCK - offset % BLOCK)
             self._patch(offset, memoryview(bytes(n)))
             offset, length = offset + n, length - n
+
+    def mapped(self, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        self._check(offset, length)
+        state = self._pool.state
+        first, count = _blocks(offset, length)
+        runs = extents.mapped(state.forest, state.tables[self._id], first, count, limit)
+        return _in_bytes(runs, offset, length)
+
+    def copies(self) -> Mapping[str, int]:
+        """Read-only copies of this volume; for a copy, also those its source had before it."""
+        volume, state = self.volume, self._pool.state
+        own = state.copies.get(volume.copy)
+        found: dict[str, int] = {}
+        for copy in state.copies.values():
+            if copy.writable:
+                continue  # it may have been written: it does not say how we were
+            members = dict(copy.members)
+            if volume.id in members:
+                found[copy.name] = members[volume.id]
+            elif own is not None and volume.source in members and copy.lsn <= own.lsn:
+                found[copy.name] = members[volume.source]
+        return found
+
+    def changed(self, copy: int, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        self._check(offset, length)
+        state = self._pool.state
+        base = state.tables.get(copy)
+        if base is None:
+            raise NotFound("the copy to compare with has been deleted")
+        first, count = _blocks(offset, length)
+        runs = extents.changed(state.forest, state.tables[self._id], base, first, count, limit)
+        return _in_bytes(runs, offset, length)
+
+
+def _blocks(offset: int, length: int) -> tuple[int, int]:
+    """First block of a range, and how many it touches."""
+    first = offset // BLOCK
+    return first, -(-(offset + length) // BLOCK) - first
+
+
+def _in_bytes(runs: Sequence[Extent], offset: int, length: int) -> list[Extent]:
+    """Runs of blocks as extents of a range that may begin and end inside a block."""
+    found: list[Extent] = []
+    before = offset % BLOCK
+    for blocks, mark in runs:
+        size = min(blocks * BLOCK - before, length)
+        found.append((size, mark))
+        length -= size
+        before = 0
+    return found

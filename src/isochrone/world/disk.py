@@ -55,6 +55,11 @@ class Disk(Protocol):
 
     def open(self, name: str) -> File: ...
     def remove(self, name: str) -> None: ...
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name, which must be free; a power cut leaves one or the other."""
+        ...
+
     def sync_names(self) -> None: ...
 
     def metadata(self) -> apsw.Connection:
@@ -148,6 +153,11 @@ class FolderDisk:
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink()
+
+    def rename(self, old: str, new: str) -> None:
+        if (self.path / new).exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+        (self.path / old).rename(self.path / new)
 
     def sync_names(self) -> None:
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)

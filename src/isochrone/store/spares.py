@@ -1,0 +1,108 @@
+"""Segment files written in advance, and those of emptied segments kept for their next use.
+
+A file that was written before needs neither new blocks nor new pages when it is written again, and
+a sync of it no journal of the file system: that is most of the cost of an append.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from isochrone.store.format import spare_name
+from isochrone.types import MIB
+from isochrone.world import World
+from isochrone.world.disk import Disk, File
+
+MADE_MIN: Final = 2  # in advance: at 1 GiB/s the next is ready before the last is full
+KEPT_MAX: Final = 4  # of emptied segments; more would look like space that never comes back
+RETRY_SECONDS: Final = 10.0  # after the disk refused one
+_ZEROS: Final = bytes(MIB)
+
+log = structlog.get_logger()
+
+
+class Spares:
+    """The spare files of a pool. Those that a crash left incomplete are deleted at the start."""
+
+    def __init__(self, disk: Disk, segment_bytes: int) -> None:
+        self._disk = disk
+        self._size = segment_bytes
+        self._names: list[str] = []
+        for name in disk.names():
+            if name.startswith("spare-"):
+                self._take_over(name)
+        self._newest = max((int(name[-16:], 16) for name in self._names), default=0)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _take_over(self, name: str) -> None:
+        file = self._disk.open(name)
+        complete = file.size() == self._size
+        file.close()
+        if complete:
+            self._names.append(name)
+        else:
+            self._disk.remove(name)
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return len(self._names) * self._size
+
+    def _new_name(self) -> str:
+        self._newest += 1
+        return spare_name(self._newest)
+
+    def make(self) -> str:
+        """Write a spare file and return its name for `add`. Blocks; may run in a thread."""
+        name = self._new_name()
+        file = self._disk.create(name)
+        try:
+            for at in range(0, self._size, MIB):
+                file.write_at([memoryview(_ZEROS)[: self._size - at]], at)
+            file.sync()
+        except OSError:
+            self._disk.remove(name)
+            raise
+        finally:
+            file.close()
+        return name
+
+    def add(self, name: str) -> None:
+        self._names.append(name)
+
+    def use(self, new_name: str) -> File | None:
+        """A spare file under a new name, or None if there is no spare."""
+        if not self._names:
+            return None
+        self._disk.rename(self._names[-1], new_name)
+        self._names.pop()
+        return self._disk.open(new_name)
+
+    def keep(self, name: str) -> bool:
+        """Keep the file of an emptied segment, if more spares are wanted; whether it was taken."""
+        if len(self._names) >= KEPT_MAX:
+            return False
+        spare = self._new_name()
+        self._disk.rename(name, spare)
+        self._names.append(spare)
+        return True
+
+
+async def make_in_advance(
+    world: World, spares: Spares, wanted: Callable[[], bool], rolled: asyncio.Event
+) -> None:
+    """Keep enough spares at hand, until cancelled. `rolled` is set when one may have been used."""
+    while True:
+        while len(spares) < MADE_MIN and wanted():
+            try:
+                spares.add(await world.work.run(spares.make))
+            except OSError as e:
+                log.warning("no spare segment could be made", reason=str(e))
+                await world.clock.sleep(RETRY_SECONDS)
+        rolled.clear()
+        await rolled.wait()
