@@ -254,6 +254,12 @@ def _add_groups(app: FastAPI, pool: Pool, mirrors: Mirrors) -> None:
     async def show_group(name: str) -> Response:
         return answer(v.group_view(mirrors.status(name)))
 
+    @app.delete("/v1/groups/{name}", status_code=204)
+    async def delete_group(name: str) -> Response:
+        groups.delete(pool, name)
+        await pool.flush()
+        return Response(status_code=204)
+
     @app.post("/v1/groups/{name}/promote", **gives(v.PromoteView))
     async def promote_group(name: str) -> Response:
         report = await promote(pool, mirrors, name)

@@ -14,6 +14,7 @@ import click
 from isochrone import __version__
 from isochrone.control.command import Site, SiteGroup, confirm, pass_site, run
 from isochrone.control.sizes import parse_size
+from isochrone.errors import Damaged
 
 WAIT_S: float = 60.0  # default of `mirror wait`: a first copy of a few GiB over a LAN
 
@@ -69,6 +70,22 @@ def serve(directory: Path, nbd: str, link: str, api: str, insecure: bool) -> Non
     settings.check()
     logs.set_up()
     service.run(settings)
+
+
+@isochrone.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.pass_context
+def check(context: click.Context, directory: Path) -> None:
+    """Read every block of the closed pool in DIR and say which are damaged, and whose they are.
+
+    Changes nothing but what any start does: an unfinished end of the log is cut off.
+    """
+    from isochrone.control import offline
+
+    report = offline.check(directory)
+    for line in report.lines:
+        click.echo(line)
+    context.exit(Damaged.exit_code if report.damaged else 0)
 
 
 # -- volume
@@ -223,6 +240,21 @@ def group_list(site: Site) -> None:
 def group_show(site: Site, name: str) -> None:
     """One group: its role, state, cut and partners."""
     _show_group(site, name)
+
+
+@group.command("delete")
+@click.argument("name", metavar="GROUP")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_site
+def group_delete(site: Site, name: str, yes: bool) -> None:
+    """Forget a group; its volumes stay, as plain volumes that can be written to.
+
+    Secondaries that follow it get nothing more. Asks at a terminal; elsewhere it needs --yes.
+    """
+    site.call("GET", ("groups", name))
+    confirm(f"Forget the group {name}?", f"forgetting the group {name!r}", yes=yes)
+    site.call("DELETE", ("groups", name))
+    site.done("deleted", "group", name)
 
 
 def _show_groups(site: Site) -> None:

@@ -20,6 +20,20 @@ def find_group(pool: Pool, name: str) -> Group:
         raise NotFound(f"there is no group {name!r}", hint="see: isochrone group list") from None
 
 
+def delete(pool: Pool, name: str) -> None:
+    """Forget a group; its volumes stay, as plain volumes that can be written to.
+
+    Secondaries that follow it are not served any more, and nothing is kept for them.
+    """
+    group = find_group(pool, name)
+    if group.role == "secondary":
+        raise Conflict(
+            f"group {name!r} is mirrored to this controller",
+            hint=f"end that here: isochrone mirror remove {name}",
+        )
+    pool.record(r.GroupDeleted(name=name))
+
+
 def create(pool: Pool, name: str, volumes: Sequence[str]) -> Group:
     """Make a group of volumes of this controller; it is their primary. All or nothing."""
     check_name("group", name)

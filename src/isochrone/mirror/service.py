@@ -216,7 +216,7 @@ class Mirrors:
         return GroupStatus(
             group=group,
             role=found.role,
-            state=(mover.state if mover else Pair.SIMPLEX).value,
+            state=(mover.state if mover else self._served_state(found)).value,
             cause=mover.cause if mover else "",
             lineage=found.lineage,
             epoch=found.epoch,
@@ -234,6 +234,15 @@ class Mirrors:
             superseded_by=found.superseded_by,
             fence_pending=found.fence_pending,
         )
+
+    def _served_state(self, group: Group) -> Pair:
+        """The worst state of the pairs this controller is primary of, as far as it can tell."""
+        peers = self._peers(group)
+        if group.role != "primary" or not peers:
+            return Pair.SIMPLEX
+        if not all(peer.connected for peer in peers):
+            return Pair.SUSPENDED
+        return Pair.DUPLEX if all(peer.acked_cut for peer in peers) else Pair.COPYING
 
     def _peers(self, group: Group) -> list[PeerStatus]:
         live = {s.peer: s for s in self._sessions if s.group_name == group.name}

@@ -275,7 +275,7 @@ class SourceSession:
         pool.state.pins.extend(pins)
         self._last_cut_at = pool.world.clock.monotonic()
         try:
-            await pool.flush()
+            await self._flush()
             await self._talk.send(
                 Begin(base=base.cut if base else 0, cut=mark.cut, volumes=volumes)
             )
@@ -290,6 +290,16 @@ class SourceSession:
         self._token_done = token
         await self._talk.send(Cut(cut=mark.cut, stamp=mark.stamp, blocks=blocks, token=token))
         await self._heartbeat()
+
+    async def _flush(self) -> None:
+        """Make the cut durable; a slow disk is no reason to fall silent."""
+        flush = asyncio.get_running_loop().create_task(self._pool.flush())
+        try:
+            while not (await asyncio.wait({flush}, timeout=HEARTBEAT_SECONDS))[0]:
+                await self._heartbeat()
+            flush.result()
+        finally:
+            flush.cancel()
 
     async def _send_window(self, group: Group, base: Mark, mark: Mark) -> int:
         """What happened between two cuts; the number of blocks sent."""

@@ -173,13 +173,15 @@ class Client(Seat, asyncio.BufferedProtocol):
             device = backend.attach(question.name, self.name)
         except IsochroneError as e:
             return connection.refuse(e)
-        if question.ask is Ask.INFO:
-            # Attached for a moment, so that INFO promises what GO will keep.
+        if question.ask is not Ask.OPEN:
+            # Attached for a moment, so that the answer promises what GO will keep.
             try:
-                export = _export_info(device)
+                export, copies = _export_info(device), device.copies()
             finally:
                 backend.detach(device, self.name)
-            return connection.describe(export)
+            if question.ask is Ask.INFO:
+                return connection.describe(export)
+            return connection.offer(export.name, copies)
         self.device = device
         self._cancel_timer()
         return connection.opened(_export_info(device))

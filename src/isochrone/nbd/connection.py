@@ -14,18 +14,20 @@ a peer sends raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Final
 
 from isochrone.errors import IsochroneError, PeerFault
 from isochrone.nbd import wire
-from isochrone.nbd.handshake import Ask, Handshake, Question
+from isochrone.nbd.contexts import Context
+from isochrone.nbd.extended import ExtendedTransmission
+from isochrone.nbd.handshake import Ask, Handshake, Question, Tls, TlsNeeded
 from isochrone.nbd.inbox import Inbox
 from isochrone.nbd.transmission import Request, Transmission
 from isochrone.types import Buffer, ExportInfo
 
-__all__ = ["Ask", "Connection", "Phase", "Question", "Request"]
+__all__ = ["Ask", "Connection", "Phase", "Question", "Request", "Tls", "TlsNeeded"]
 
 
 class Phase(Enum):
@@ -72,12 +74,13 @@ class Connection:
         "get_buffer",
         "phase",
         "question",
+        "status",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Tls = Tls.OFF) -> None:
         self._out: list[Buffer] = []
         self._inbox = Inbox()
-        self._handshake = Handshake(self._out)
+        self._handshake = Handshake(self._out, tls)
         self.phase = Phase.FLAGS
         self.question: Question | None = None
         self.fault = ""
@@ -89,7 +92,18 @@ class Connection:
         self._transmission = transmission
         self.done = transmission.done
         self.data = transmission.data
+        self.status = transmission.status
         self.failed = transmission.failed
+
+    @property
+    def secure(self) -> bool:
+        """Whether TLS is between us and the client."""
+        return self._handshake.secure
+
+    @property
+    def contexts(self) -> Sequence[Context]:
+        """What a BLOCK_STATUS asks for."""
+        return self._transmission.contexts
 
     def buffer_updated(self, count: int) -> list[Request]:
         """`count` bytes are in the buffer; returns the requests that are complete now."""
@@ -132,15 +146,35 @@ class Connection:
         self._handshake.describe(export)
         return self._answered(Step.ANSWERED)
 
+    def offer(self, export: str, copies: Mapping[str, int]) -> list[Request]:
+        """Answer Ask.CONTEXTS: the export's own name, and the copies it can be compared with."""
+        self._handshake.offer(export, copies)
+        return self._answered(Step.ANSWERED)
+
+    def secured(self) -> list[Request]:
+        """Answer Ask.SECURE: what is received from now on has come through TLS.
+
+        The client waits for our answer before it begins. Bytes that are here already came in the
+        clear, perhaps from somebody else, and must not be taken for what came through TLS.
+        """
+        if self._inbox.end > self._inbox.start:
+            self._end("bytes in the clear behind STARTTLS")
+            return []
+        self._handshake.secured()
+        return self._answered(Step.ANSWERED)
+
     def opened(self, export: ExportInfo) -> list[Request]:
         """Answer Ask.OPEN: the export is attached, requests may come."""
         self._handshake.describe(export)
+        agreed = self._handshake.agreed
+        kind = ExtendedTransmission if agreed.extended else Transmission
         self._use(
-            Transmission(
+            kind(
                 export.size,
                 read_only=export.read_only,
-                structured=self._handshake.structured,
+                structured=agreed.structured,
                 out=self._out,
+                contexts=agreed.contexts_of(export.name),
             )
         )
         self._inbox.expect_payloads()

@@ -13,13 +13,16 @@ from typing import Final, NoReturn
 
 from isochrone.errors import PeerFault
 from isochrone.nbd import wire
+from isochrone.nbd.contexts import Context
 from isochrone.nbd.inbox import Inbox
 from isochrone.nbd.wire import (
+    BLOCK_STATUS,
     CACHE,
     CMD_DF,
     CMD_FAST_ZERO,
     CMD_FUA,
     CMD_NO_HOLE,
+    CMD_REQ_ONE,
     DISC,
     FLUSH,
     READ,
@@ -49,7 +52,8 @@ FLAGS_ALLOWED: Final = {
     FLUSH: CMD_FUA,
     TRIM: CMD_FUA,
     CACHE: CMD_FUA,
-    # A hole here is as fast and as good as zeros, so NO_HOLE and FAST_ZERO change nothing.
+    # FAST_ZERO changes nothing: a hole is always faster than zeros written. Nor does NO_HOLE: in a
+    # log every later write takes new room, whether zeros were there before or a hole.
     WRITE_ZEROES: CMD_FUA | CMD_NO_HOLE | CMD_FAST_ZERO,
 }
 CHANGES: Final = frozenset({WRITE, TRIM, WRITE_ZEROES})
@@ -58,9 +62,18 @@ CHANGES: Final = frozenset({WRITE, TRIM, WRITE_ZEROES})
 class Transmission:
     """Requests and replies of one attached export."""
 
-    __slots__ = ("_flags_allowed", "_out", "_read_only", "_size", "_structured")
+    __slots__ = ("_flags_allowed", "_out", "_read_only", "_size", "_structured", "contexts")
 
-    def __init__(self, size: int, *, read_only: bool, structured: bool, out: list[Buffer]) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        read_only: bool,
+        structured: bool,
+        out: list[Buffer],
+        contexts: Sequence[Context] = (),
+    ) -> None:
+        self.contexts = contexts
         self._size = size
         self._read_only = read_only
         self._structured = structured
@@ -69,6 +82,7 @@ class Transmission:
         if structured:
             # "Do not fragment" is kept by answering every READ in one chunk.
             self._flags_allowed[READ] |= CMD_DF
+            self._flags_allowed[BLOCK_STATUS] = CMD_FUA | CMD_REQ_ONE
 
     def parse(self, inbox: Inbox, requests: list[Request]) -> bool:
         """Append every complete request to `requests`; False once the client has said goodbye.
@@ -144,6 +158,8 @@ class Transmission:
         elif command == READ and length > PAYLOAD_BYTES_MAX:
             words = f"a read of {length} bytes; the limit is {PAYLOAD_BYTES_MAX}"
             self.failed(cookie, errno.EINVAL, words)
+        elif command == BLOCK_STATUS and not self.contexts:
+            self.failed(cookie, errno.EINVAL, "no metadata context was agreed on")
         else:
             return False
         return True
@@ -161,6 +177,15 @@ class Transmission:
             self._out.append(wire.SIMPLE_DONE + cookie)
         self._out += pieces
 
+    def status(
+        self, cookie: bytes, found: Sequence[tuple[int, Sequence[tuple[int, int]]]]
+    ) -> None:
+        """Answer a BLOCK_STATUS: for each context its id, and its extents as (length, flags)."""
+        left = len(found)
+        for context, extents in found:
+            left -= 1
+            self._out.append(wire.status_chunk(cookie, context, extents, last=not left))
+
     def failed(self, cookie: bytes, number: int, words: str) -> None:
         """Answer a request that did not work; the words reach clients that agreed to get them."""
         if self._structured:
@@ -169,7 +194,7 @@ class Transmission:
             self._out.append(wire.simple_error(cookie, number))
 
 
-def export_flags(*, read_only: bool, structured: bool) -> int:
+def export_flags(*, read_only: bool, structured: bool, status_payload: bool = False) -> int:
     """What clients are told an export can do."""
     flags = (
         wire.SEND_HAS_FLAGS
@@ -186,4 +211,6 @@ def export_flags(*, read_only: bool, structured: bool) -> int:
         flags |= wire.SEND_TRIM | wire.SEND_WRITE_ZEROES | wire.SEND_FAST_ZERO
     if structured:
         flags |= wire.SEND_DF
+    if status_payload:
+        flags |= wire.SEND_BLOCK_STATUS_PAYLOAD
     return flags

@@ -16,11 +16,22 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from isochrone.errors import IsochroneError, OutOfRange
-from isochrone.nbd.connection import Connection, Request
-from isochrone.nbd.wire import CMD_FUA, FLUSH, READ, TRIM, WRITE, WRITE_ZEROES
-from isochrone.types import MIB, Backend, Device
+from isochrone.nbd import contexts, wire
+from isochrone.nbd.connection import Connection, Request, Tls
+from isochrone.nbd.wire import (
+    BLOCK_STATUS,
+    CMD_FUA,
+    CMD_REQ_ONE,
+    FLUSH,
+    READ,
+    TRIM,
+    WRITE,
+    WRITE_ZEROES,
+)
+from isochrone.types import KIB, MIB, Backend, Device
 
 READ_BYTES_PER_TURN: Final = 1 * MIB  # of one connection; the rest waits until these are sent
+STATUS_COST: Final = 256 * KIB  # of looking up one context: it takes as long as reading so much
 
 
 class Seat:
@@ -28,8 +39,8 @@ class Seat:
 
     __slots__ = ("broken", "connection", "device", "reads", "requests")
 
-    def __init__(self) -> None:
-        self.connection = Connection()
+    def __init__(self, tls: Tls = Tls.OFF) -> None:
+        self.connection = Connection(tls)
         self.device: Device | None = None  # set while an export is open
         self.requests: list[Request] = []  # arrived since the last turn
         self.reads: list[Request] = []  # not served yet; they pin no payload
@@ -114,6 +125,9 @@ def _stage(seat: Seat, changes: list[bytes], durable: list[bytes], flushes: list
             elif command == FLUSH:
                 flushes.append(cookie)
                 continue
+            elif command == BLOCK_STATUS:  # as the reads, it sees the changes of its turn
+                reads.append(request)
+                continue
             else:  # CACHE: nothing could be nearer than the page cache
                 seat.connection.done([cookie])
                 continue
@@ -135,8 +149,14 @@ def _serve(seat: Seat) -> None:
     read, answer = device.read, seat.connection.data
     left = READ_BYTES_PER_TURN
     served = 0
-    for _, cookie, offset, length, _, _ in reads:
+    for request in reads:
+        command, cookie, offset, length, _, _ = request
         served += 1
+        if command == BLOCK_STATUS:
+            left -= _tell_status(seat, device, request)
+            if left <= 0:
+                break
+            continue
         try:
             pieces = read(offset, length)
         except (IsochroneError, OSError) as e:
@@ -147,3 +167,23 @@ def _serve(seat: Seat) -> None:
         if left <= 0:
             break
     del reads[:served]
+
+
+def _tell_status(seat: Seat, device: Device, request: Request) -> int:
+    """Answer a BLOCK_STATUS; what it cost, in bytes of a turn."""
+    _, cookie, offset, length, flags, payload = request
+    agreed = seat.connection.contexts
+    if payload:
+        ids = {id for (id,) in wire.LENGTH.iter_unpack(payload)}
+        agreed = [context for context in agreed if context.id in ids]
+    limit = 1 if flags & CMD_REQ_ONE else max(1, contexts.EXTENTS_MAX // len(agreed))
+    try:
+        found = [
+            (context.id, contexts.status(device, context, offset, length, limit))
+            for context in agreed
+        ]
+    except (IsochroneError, OSError) as e:
+        fail(seat, cookie, e)
+    else:
+        seat.connection.status(cookie, found)
+    return STATUS_COST * len(agreed)

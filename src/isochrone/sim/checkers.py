@@ -97,16 +97,21 @@ def equals(history: History, op: int, pool: Pool, names: Iterable[str], what: st
                 raise Violation(f"{what}: block {block} of {name} is not that of op {op}")
 
 
-def secondary(history: History, op: int, pool: Pool, group: str) -> None:
-    """Checkers (b) and (c): volumes and mirrored copies at a secondary, after a commit."""
+def secondary(history: History, op: int, pool: Pool, group: str, since: int) -> None:
+    """Checkers (b) and (c): volumes and mirrored copies at a secondary, after a commit.
+
+    `since` is the op of its first copy; copies taken later must be there.
+    """
     state = pool.state
     members = [state.volumes[id].name for id in state.groups[group].volumes]
     equals(history, op, pool, members, "(b) the secondary is not at its cut")
     for name, life in history.copies_at(op).items():
         copy = state.copies.get(name)
-        if copy is None or copy.group != group:
-            continue  # taken before the first copy
         sources = [source for source in life.members if source in members]
+        if copy is None or copy.group != group:
+            if sources and life.born > since:
+                raise Violation(f"(c) copy {name} did not come to the secondary")
+            continue
         there = [f"{source}@{name}" for source in sources]
         if sorted(state.volumes[m].name for _, m in copy.members) != sorted(there):
             raise Violation(f"(c) copy {name} has other members at the secondary")

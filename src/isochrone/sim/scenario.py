@@ -122,6 +122,8 @@ class Scenario:
         self._log = log
         self._history = History()
         self._cuts: dict[int, int] = {}  # cut -> op after which the primary placed it
+        self._since = 0  # op of the secondary's first copy
+        self._hardened = 0  # newest cut that the primary was told to be safe at the secondary
         self.counts = dict.fromkeys(("crashes", "cuts", "commits", "copies", "ops"), 0)
 
     def _say(self, text: str) -> None:
@@ -161,13 +163,18 @@ class Scenario:
     def _primary_record(self, lsn: int, record: r.AnyRecord) -> None:
         if isinstance(record, r.CutPlaced):
             self._cuts[record.cut] = self._history.op
+            self._hardened = max(self._hardened, *record.acked.values())
 
     def _secondary_record(self, lsn: int, record: r.AnyRecord) -> None:
+        group = self._b.pool.state.groups[GROUP]
+        if isinstance(record, r.IncomingBegun) and group.cut and not record.base:
+            raise Violation(f"cut {group.cut} is there, and everything is copied again")
         if isinstance(record, r.IncomingCommitted):
             self.counts["commits"] += 1
             op = self._cuts[record.cut]
+            self._since = min(self._since or op, op)
             self._say(f"b committed cut {record.cut}, op {op}")
-            checkers.secondary(self._history, op, self._b.pool, GROUP)
+            checkers.secondary(self._history, op, self._b.pool, GROUP, self._since)
 
     def _crash(self, controller: Controller) -> None:
         power = self._random.random() < 0.7
@@ -183,13 +190,18 @@ class Scenario:
             return
         op = checkers.prefix(history, controller.pool)
         self._say(f"recovered to op {op} of {history.op}, {history.flushed} flushed")
+        there = self._b.pool.state.groups[GROUP].cut
+        if history is self._history and there and self._cuts[there] > op:
+            raise Violation(f"(a) the secondary has op {self._cuts[there]}, lost at the primary")
         history.cut_off(op)
         check_pool(controller.pool)
 
     def _check_secondary(self) -> None:
-        group = self._b.pool.state.groups[GROUP]
-        if group.cut:
-            checkers.secondary(self._history, self._cuts[group.cut], self._b.pool, GROUP)
+        cut = self._b.pool.state.groups[GROUP].cut
+        if cut < self._hardened:
+            raise Violation(f"(d) cut {self._hardened} was confirmed; cut {cut} is left")
+        if cut:
+            checkers.secondary(self._history, self._cuts[cut], self._b.pool, GROUP, self._since)
         check_pool(self._b.pool)
 
     def _make_volumes(self) -> None:
@@ -248,7 +260,7 @@ class Scenario:
         wait = self._b.mirrors.wait(GROUP, timeout=CONVERGE_SECONDS)
         status = await self._b.site.spawn(wait)
         self._say(f"b caught up: {status.state} at cut {status.cut}")
-        checkers.secondary(self._history, self._history.op, self._b.pool, GROUP)
+        checkers.secondary(self._history, self._history.op, self._b.pool, GROUP, self._since)
         self._check_secondary()
         check_pool(self._a.pool)
         self.counts["copies"] += len(self._b.pool.state.copies)
@@ -271,7 +283,7 @@ class Scenario:
         report = await self._b.site.spawn(promote(self._b.pool, self._b.mirrors, GROUP))
         op = self._cuts[report.cut]
         self._say(f"b promoted at cut {report.cut}, op {op} of {self._history.op}: {report}")
-        checkers.secondary(self._history, op, self._b.pool, GROUP)
+        checkers.secondary(self._history, op, self._b.pool, GROUP, self._since)
         checkers.recovery_point(self._history, op, report.recovery_point, self._mirrored)
         if self.options.partition_only:
             await self._ended(work)

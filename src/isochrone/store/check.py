@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from isochrone.errors import Damaged
 from isochrone.store.pool import Pool
 from isochrone.store.tracks import LEAF_BLOCKS, blocks_of
+from isochrone.types import BLOCK
 
 
 def check_pool(pool: Pool) -> int:
@@ -35,6 +38,38 @@ def check_pool(pool: Pool) -> int:
         except OSError as e:
             raise Damaged(f"the disk cannot read a block: {e.strerror or e}") from e
     return len(seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Blocks that are not what was written, and who reads them."""
+
+    cause: str
+    exports: list[str]  # that share the blocks
+    offset: int  # bytes, in each of them
+    bytes: int
+
+
+def findings(pool: Pool) -> Iterator[Finding]:
+    """Every damaged range of every volume and copy; leaves that copies share are read once.
+
+    Raises `Damaged` if the catalogue contradicts itself: then no range can be named.
+    """
+    _check_catalogue(pool)
+    state, forest = pool.state, pool.state.forest
+    owners: dict[tuple[int, int], list[str]] = {}
+    for id, volume in sorted(state.volumes.items()):
+        for index, leaf in forest.leaf_ids(state.tables[id]):
+            owners.setdefault((index, leaf), []).append(volume.name)
+    for (index, leaf), exports in owners.items():
+        words = forest.node(leaf).words
+        for at in range(LEAF_BLOCKS):
+            if not words[at]:
+                continue
+            try:
+                pool.log.read(words[at], words[LEAF_BLOCKS + at : LEAF_BLOCKS + at + 1])
+            except (Damaged, OSError) as e:
+                yield Finding(str(e), exports, (index * LEAF_BLOCKS + at) * BLOCK, BLOCK)
 
 
 def _check_catalogue(pool: Pool) -> None:

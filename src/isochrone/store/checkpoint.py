@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from isochrone.errors import Damaged
 from isochrone.store.metadata import Change, Item, Metadata, Position, item_bytes
@@ -34,6 +35,9 @@ def _root(roots: dict[int, bytes], volume: int) -> bytes:
     if volume not in roots:
         raise Damaged(f"the table of volume {volume} is missing from the metadata store")
     return roots[volume]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +101,11 @@ class Checkpointer:
         ]  # fmt: skip
         return {_key(item): item_bytes(item) for item in items}
 
-    async def run(self, pool: Pool) -> Frozen:
-        """Save everything up to now; what was saved. One at a time; others wait."""
+    async def run(self, pool: Pool, look: Callable[[Frozen], T]) -> tuple[Frozen, T]:
+        """Save everything up to now, and look at it in a thread. One at a time; others wait."""
         async with self._turn:
-            return await self._run(pool)
+            frozen = await self._run(pool)
+            return frozen, await pool.world.work.run(lambda: look(frozen))
 
     async def _run(self, pool: Pool) -> Frozen:
         state, forwarding = self._state, pool.log.forwarding

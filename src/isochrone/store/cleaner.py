@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -24,7 +24,7 @@ from isochrone.store.mark import Bits, Marks, mark
 from isochrone.store.pool import Pool
 from isochrone.types import BLOCK
 
-GARBAGE_SHARE: Final = 0.25  # of what lives: below it, moving costs more than the space is worth
+GARBAGE_SHARE: Final = 0.5  # of what lives: a log a third empty is cleaned at little cost
 LIVE_SHARE_MAX: Final = 0.95  # emptying a fuller segment gains next to nothing
 MOVE_BLOCKS_MAX: Final = 128  # moved between two breaths: 512 KiB, under a millisecond
 ROUND_SECONDS: Final = 2.0  # between looks at whether a round is due
@@ -38,6 +38,14 @@ class Candidate(NamedTuple):
     number: int
     live: int  # blocks
     age: int  # records written since it was filled
+
+
+class Move(NamedTuple):
+    """Blocks born one after the other that also lie one after the other."""
+
+    birth: int
+    place: int
+    sums: array[int]
 
 
 @dataclass(slots=True)
@@ -120,8 +128,7 @@ class Cleaner:
     async def _round(self) -> Report:
         pool = self._pool
         self._seen, self._deletions_seen = pool.log.bytes_appended, pool.state.deletions
-        frozen = await pool.checkpoint()
-        marks = await pool.world.work.run(lambda: self._mark(frozen))
+        frozen, marks = await pool.checkpoint_then(self._mark)
         self._resolve(marks)
         report = self.last = Report(live_bytes=marks.total * BLOCK)
         candidates = self._candidates(frozen, marks)
@@ -191,15 +198,16 @@ class Cleaner:
         file = pool.log.file(number)
         bits = marks.bits(number)
         found = 0
-        for batch in scan_segment(file, pool.log.pool, number, 1):
-            for birth, place, sums in living_runs(batch, bits):
-                data = pool.log.read_place(place, sums)
-                pool.stage_move(birth, memoryview(data), sums)
-                found += len(sums)
-                report.moved_bytes += len(data)
-                await pool.world.clock.sleep(0)
-                if self._stopping:
-                    return  # what was moved is moved; the rest is alive where it is
+        for moves in groups(scan_segment(file, pool.log.pool, number, 1), bits):
+            pool.append_moves(
+                [(birth, pool.log.read_place(place, sums), sums) for birth, place, sums in moves]
+            )
+            blocks = sum(len(sums) for _, _, sums in moves)
+            found += blocks
+            report.moved_bytes += blocks * BLOCK
+            await pool.world.clock.sleep(0)
+            if self._stopping:
+                return  # what was moved is moved; the rest is alive where it is
         if found != int(bits.sum()):
             raise Damaged(
                 f"segment {number} holds {found} of {int(bits.sum())} living blocks",
@@ -209,7 +217,22 @@ class Cleaner:
         self._free(number, report)
 
 
-def living_runs(batch: Batch, alive: Bits) -> Iterator[tuple[int, int, array[int]]]:
+def groups(batches: Iterable[Batch], alive: Bits) -> Iterator[list[Move]]:
+    """What lives in a segment, in groups that are moved as one batch each."""
+    group: list[Move] = []
+    blocks = 0
+    for batch in batches:
+        for move in living_runs(batch, alive):
+            if blocks + len(move.sums) > MOVE_BLOCKS_MAX:
+                yield group
+                group, blocks = [], 0
+            group.append(move)
+            blocks += len(move.sums)
+    if group:
+        yield group
+
+
+def living_runs(batch: Batch, alive: Bits) -> Iterator[Move]:
     """(birth, place, checksums) of living blocks that were born, and lie, one after the other.
 
     `alive` has a flag for each slot of the segment.
@@ -228,6 +251,6 @@ def living_runs(batch: Batch, alive: Bits) -> Iterator[tuple[int, int, array[int
             if n > start:
                 place = segment | (slot + at + start)
                 birth = block + start if kind == MOVE else place
-                yield birth, place, sums[at + start : at + n]
+                yield Move(birth, place, sums[at + start : at + n])
             start = n if n < count and alive[slot + at + n] else n + 1
         at += count

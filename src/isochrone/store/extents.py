@@ -32,6 +32,7 @@ LEAVES_MAX: Final = 1024  # looked at in one call: 4 GiB of volume, a few millis
 
 Run = tuple[int, bool]  # blocks, and whether they are what was asked for
 Row = npt.NDArray[np.bool_]  # one a block of a leaf
+Pointers = npt.NDArray[np.uint64]
 
 _NOTHING: Final = np.zeros(LEAF_BLOCKS, np.uint64)
 
@@ -41,7 +42,7 @@ def mapped(forest: Forest, table: Table, block: int, count: int, limit: int) -> 
 
     def leaf(index: int) -> Row | None:
         words = forest.leaf(table, index)
-        return None if words is None else _pointers(words) != 0
+        return None if words is None else _differs(_pointers(words), _NOTHING)
 
     return _merged(_spans(block, block + count, lambda at: _at(table.root, at) != 0, leaf), limit)
 
@@ -62,7 +63,7 @@ def changed(
         if one == other:
             return None
         old = _pointers(forest.node(other).words) if other else _NOTHING
-        return (_pointers(forest.node(one).words) if one else _NOTHING) != old
+        return _differs(_pointers(forest.node(one).words) if one else _NOTHING, old)
 
     return _merged(_spans(block, block + count, chunk, leaf), limit)
 
@@ -76,8 +77,12 @@ def _leaf_id(forest: Forest, table: Table, index: int) -> int:
     return forest.node(chunk_id).words[index & CHUNK_MASK] if chunk_id else 0
 
 
-def _pointers(words: array[int]) -> npt.NDArray[np.uint64]:
+def _pointers(words: array[int]) -> Pointers:
     return np.frombuffer(words, np.uint64, LEAF_BLOCKS)
+
+
+def _differs(one: Pointers, other: Pointers) -> Row:
+    return np.not_equal(one, other)
 
 
 def _spans(

@@ -18,6 +18,7 @@ from isochrone.store.format import (
     SEGMENT_BYTES,
     SLOT_BITS,
     SLOT_MASK,
+    VERSION,
     Batch,
     Header,
     checksum,
@@ -359,6 +360,12 @@ def read_batch(file: File, pool: bytes, number: int, slot: int) -> Batch | None:
         meta += file.read_at(header.meta_bytes - BLOCK, (slot + 1) * BLOCK)
     if not meta_verifies(meta, header):
         return None
+    if header.version != VERSION or header.flags:
+        raise Damaged(
+            f"segment {number} has a batch of format {header.version}.{header.flags};"
+            f" this version knows {VERSION}.0",
+            hint="start the version of isochrone that wrote it",
+        )
     return decode_batch(meta, header)
 
 

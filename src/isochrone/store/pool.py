@@ -10,25 +10,31 @@ from __future__ import annotations
 import asyncio
 import errno
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
+
+import structlog
 
 from isochrone.errors import Damaged, IsochroneError, NoSpace, PoolFailed, Unavailable
 from isochrone.store import records as r
 from isochrone.store.checkpoint import Checkpointer, Frozen
-from isochrone.store.format import BODY, MOVE, SEGMENT_BYTES, WRITE, Batch
+from isochrone.store.format import BODY, DISCARD, MOVE, SEGMENT_BYTES, SLOT_BITS, WRITE, Batch
 from isochrone.store.log import Log, segments
 from isochrone.store.metadata import Metadata
 from isochrone.store.recover import read_tail
 from isochrone.store.spares import make_in_advance
 from isochrone.store.stage import STAGE_BYTES_MAX, Stage
 from isochrone.store.state import State
-from isochrone.store.tracks import NODE_BYTES_BUDGET, Forest, Table
+from isochrone.store.tracks import NODE_BYTES_BUDGET, Forest, Run, Table
 from isochrone.types import BLOCK, MIB, Buffer
 from isochrone.world import World
 from isochrone.world.disk import Disk
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
 
 LARGE_DISCARD_BLOCKS: Final = 4096  # 16 MiB: may leave whole segments dead
 ZEROS: Final = bytes(4 * MIB)
@@ -77,6 +83,7 @@ class Pool:
         self._syncing: asyncio.Task[None] | None = None
         self._bytes_at_checkpoint = 0
         self.bytes_moved = 0  # by the cleaner
+        self.damaged_reads = 0  # refused because a block was not what was written
         self.marked_nodes = metadata.marked_nodes
 
     # -- opening and closing
@@ -145,8 +152,13 @@ class Pool:
             elif kind == MOVE:
                 self.log.forwarding.move(block, count, first + at)
                 at += count
-            else:
+            elif kind == DISCARD:
                 self._unmap(lsn, volume, block, count)
+            else:
+                raise Damaged(
+                    f"record {lsn} is of kind {kind}, which this version does not know",
+                    hint="it was written by a newer version: start that one",
+                )
             lsn += 1
 
     def abandon(self) -> None:
@@ -174,17 +186,19 @@ class Pool:
             if self._stage.full:
                 self.commit_part()
 
-    def stage_move(self, birth: int, data: memoryview, sums: array[int]) -> None:
+    def append_moves(self, moves: Sequence[tuple[int, bytes, array[int]]]) -> None:
         """Append living blocks again, at the head of the log; for the cleaner.
 
-        Nothing else is staged with them and an error is raised at once.
+        Each is the birth place of its first block, the blocks, and their checksums. Nothing else
+        is in their batch, and an error is raised at once.
         """
         self._writable()
         self.commit_part()
         stage = Stage(self.limits.stage_bytes)
-        stage.move(birth, data, sums)
-        self.bytes_moved += len(data)
+        for birth, data, sums in moves:
+            stage.move(birth, memoryview(data), sums)
         self._append(stage, privileged=True)
+        self.bytes_moved += stage.blocks * BLOCK
 
     def stage_discard(self, volume: int, block: int, count: int) -> None:
         self._writable()
@@ -296,8 +310,8 @@ class Pool:
             if run.pointer:
                 try:
                     pieces.append(read(run.pointer, run.sums))
-                except OSError as e:
-                    raise Damaged(f"the disk cannot read a block: {e.strerror or e}") from e
+                except (Damaged, OSError) as e:
+                    raise self._damage(table, run, e) from e
             else:
                 left = run.blocks * BLOCK
                 while left:
@@ -305,6 +319,22 @@ class Pool:
                     pieces.append(memoryview(ZEROS)[:n])
                     left -= n
         return pieces
+
+    def _damage(self, table: Table, run: Run, cause: Damaged | OSError) -> Damaged:
+        """Tell the operator which blocks cannot be read; the error for the reader."""
+        self.damaged_reads += 1
+        names = [self.state.volumes[id].name for id, t in self.state.tables.items() if t is table]
+        log.error(
+            "blocks cannot be read",
+            volume=names[0] if names else "(a frozen image)",
+            offset=run.block * BLOCK,
+            bytes=run.blocks * BLOCK,
+            segment=self.log.forwarding.place(run.pointer) >> SLOT_BITS,
+            cause=str(cause),
+        )
+        if isinstance(cause, Damaged):
+            return cause
+        return Damaged(f"the disk cannot read a block: {cause.strerror or cause}")
 
     # -- durability
 
@@ -333,12 +363,16 @@ class Pool:
         finally:
             self._syncing = None
 
-    async def checkpoint(self) -> Frozen:
-        """Save catalogue and tables, so that recovery starts here; what was saved."""
+    async def checkpoint(self) -> None:
+        """Save catalogue and tables, so that recovery starts here."""
+        await self.checkpoint_then(lambda frozen: None)
+
+    async def checkpoint_then(self, look: Callable[[Frozen], T]) -> tuple[Frozen, T]:
+        """Save everything, and look at what was saved in a thread, before anything replaces it."""
         bytes_appended = self.log.bytes_appended
-        frozen = await self._checkpointer.run(self)
+        found = await self._checkpointer.run(self, look)
         self._bytes_at_checkpoint = bytes_appended
-        return frozen
+        return found
 
     async def make_spares(self) -> None:
         """Write segment files in advance, until cancelled."""

@@ -50,27 +50,41 @@ def read_tail(disk: Disk, pool: bytes, start: Position | None) -> Tail:
     Raises `Damaged` if records are missing or broken that were durable once.
     """
     numbers = segments(disk)
-    files = {number: disk.open(segment_name(number)) for number in numbers}
+    first = start.segment if start else min(numbers, default=0)
+    tail = Tail(lsn=start.lsn if start else 0)
+    for number in (n for n in numbers if n < first):
+        # One after the other: a pool may have more of them than a process may have open.
+        file = disk.open(segment_name(number))
+        try:
+            _note(tail, file, pool, number)
+        finally:
+            file.close()
+        tail.segment = number
+    files = {number: disk.open(segment_name(number)) for number in numbers if number >= first}
     try:
-        return _read_tail(disk, pool, start, files)
+        _read_tail(disk, pool, start, first, tail, files)
+        return tail
     finally:
         for file in files.values():
             file.close()
 
 
-def _read_tail(disk: Disk, pool: bytes, start: Position | None, files: dict[int, File]) -> Tail:
-    tail = Tail(lsn=start.lsn if start else 0)
-    first = start.segment if start else min(files, default=0)
+def _read_tail(
+    disk: Disk,
+    pool: bytes,
+    start: Position | None,
+    first: int,
+    tail: Tail,
+    files: dict[int, File],
+) -> None:
     # A segment without a batch need not have its name on the disk yet.
     if start and start.slot > 1 and start.segment and start.segment not in files:
         raise Damaged(f"segment {start.segment} of the log is missing; the checkpoint needs it")
     place = _Place(first, start.slot if start else 1)
     durable = tail.lsn
     for number in sorted(files):
-        lsn = _first_lsn(files[number], pool, number)
-        if lsn is not None:
-            tail.first_lsns[number] = lsn
-    for number in (n for n in sorted(files) if n >= first):
+        _note(tail, files[number], pool, number)
+    for number in sorted(files):
         if number not in tail.first_lsns:
             continue  # made, never durable; the check below tells if it mattered
         slot = place.slot if number == first else 1
@@ -93,8 +107,14 @@ def _read_tail(disk: Disk, pool: bytes, start: Position | None, files: dict[int,
         end = _Place(tail.batches[-1].header.segment, tail.batches[-1].header.end_slot)
     else:
         end = _Place(first, start.slot if start else 1)
-    _cut_off(disk, tail, files, end, first)
-    return tail
+    _write_again(tail, files, durable)
+    _cut_off(disk, tail, files, end)
+
+
+def _note(tail: Tail, file: File, pool: bytes, number: int) -> None:
+    lsn = _first_lsn(file, pool, number)
+    if lsn is not None:
+        tail.first_lsns[number] = lsn
 
 
 def _first_lsn(file: File, pool: bytes, number: int) -> int | None:
@@ -157,7 +177,25 @@ def _drop_torn(tail: Tail, files: dict[int, File], durable: int) -> None:
             return
 
 
-def _cut_off(disk: Disk, tail: Tail, files: dict[int, File], end: _Place, first: int) -> None:
+def _write_again(tail: Tail, files: dict[int, File], durable: int) -> None:
+    """Write what nobody vouches for once more, so that the sync after it means something.
+
+    If a sync had failed in the last life, the kernel may hold pages that are not on the disk and
+    take them for clean: they read well, a sync of them succeeds, and a power cut takes them away.
+    """
+    begun = set()
+    for batch in tail.batches:
+        header = batch.header
+        if header.last_lsn > durable:
+            file = files[header.segment]
+            if header.segment not in begun:
+                begun.add(header.segment)
+                file.write_at([file.read_at(BLOCK, 0)], 0)
+            place = header.slot * BLOCK
+            file.write_at([file.read_at(header.end_slot * BLOCK - place, place)], place)
+
+
+def _cut_off(disk: Disk, tail: Tail, files: dict[int, File], end: _Place) -> None:
     for number in sorted(files):
         file = files[number]
         if number > end.segment or _is_used(file, number):
@@ -170,8 +208,7 @@ def _cut_off(disk: Disk, tail: Tail, files: dict[int, File], end: _Place, first:
         if number == end.segment and beyond > 0:
             tail.discarded_bytes += beyond
             file.truncate(end.slot * BLOCK)
-        if number >= first:
-            # After a mere crash of the process the bytes may still be in the page cache only.
-            file.sync()
+        # After a mere crash of the process the bytes may still be in the page cache only.
+        file.sync()
     disk.sync_names()
     assert end.slot <= SEGMENT_BYTES // BLOCK

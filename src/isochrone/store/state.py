@@ -42,6 +42,7 @@ class Copy(msgspec.Struct, kw_only=True):
     lsn: int
     members: list[tuple[int, int]]  # (source volume id, member volume id)
     group: str = ""  # it came through this group's mirror
+    origin: str = ""  # its name there, if it had to get another one here
 
 
 class Mark(msgspec.Struct, array_like=True):
@@ -329,8 +330,9 @@ class State:
             table.changed = True
             self.tables[v.local] = table
         for name in incoming.deleted:
-            if name in self.copies and self.copies[name].group == group.name:
-                self._drop_members(self.copies.pop(name))
+            for copy in list(self.copies.values()):
+                if copy.group == group.name and (copy.origin or copy.name) == name:
+                    self._drop_members(self.copies.pop(copy.name))
         became = {v.shadow: v.local for v in incoming.volumes}
         for copy in incoming.copies:
             self._reveal(copy, became, record.cut)
@@ -340,6 +342,7 @@ class State:
     def _reveal(self, copy: Copy, became: dict[int, int], cut: int) -> None:
         while copy.name in self.copies:
             # A copy taken here has the name already; both stay.
+            copy.origin = copy.origin or copy.name
             copy.name += f"~{cut}"
         copy.members = [(became.get(source, source), member) for source, member in copy.members]
         for source, member_id in copy.members:

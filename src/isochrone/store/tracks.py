@@ -184,13 +184,18 @@ class Forest:
                 at += n
                 block += n
 
-    def leaves(self, table: Table) -> Iterator[tuple[int, array[int]]]:
-        """(index, words) of every leaf that exists."""
+    def leaf_ids(self, table: Table) -> Iterator[tuple[int, int]]:
+        """(index, id) of every leaf that exists."""
         for at, chunk_id in enumerate(table.root):
             if chunk_id:
                 for low, leaf_id in enumerate(self.node(chunk_id).words):
                     if leaf_id:
-                        yield at << CHUNK_SHIFT | low, self.node(leaf_id).words
+                        yield at << CHUNK_SHIFT | low, leaf_id
+
+    def leaves(self, table: Table) -> Iterator[tuple[int, array[int]]]:
+        """(index, words) of every leaf that exists."""
+        for index, leaf_id in self.leaf_ids(table):
+            yield index, self.node(leaf_id).words
 
     def mapped_blocks(self, table: Table) -> int:
         return sum(LEAF_BLOCKS - words[:LEAF_BLOCKS].count(0) for _, words in self.leaves(table))

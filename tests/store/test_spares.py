@@ -1,0 +1,84 @@
+"""Spare segment files, also over crashes."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import pytest
+
+from isochrone.sim.disk import Platter, SimDisk
+from isochrone.sim.loop import run
+from isochrone.store.format import segment_name
+from isochrone.store.spares import KEPT_MAX, MADE_MIN, Spares, make_in_advance
+from isochrone.types import KIB
+from tests.store.pools import make_world
+
+SIZE = 256 * KIB
+
+
+def disk() -> SimDisk:
+    return SimDisk(Platter(Random(1)))
+
+
+def test_a_spare_is_whole_before_it_counts_and_gets_its_number_by_name() -> None:
+    d = disk()
+    spares = Spares(d, SIZE)
+    assert spares.use(segment_name(1)) is None
+    spares.add(spares.make())
+    file = spares.use(segment_name(1))
+    assert file is not None
+    assert file.size() == SIZE
+    assert d.names() == [segment_name(1)]
+    assert len(spares) == 0
+
+
+def test_incomplete_spares_are_deleted_at_the_start() -> None:
+    d = disk()
+    spares = Spares(d, SIZE)
+    whole = spares.make()
+    d.create("spare-00000000000000ff").write_at([b"x"], 0)
+    again = Spares(d, SIZE)
+    assert len(again) == 1
+    assert d.names() == [whole]
+    assert again.make() not in (whole, "spare-00000000000000ff")
+
+
+def test_emptied_segments_are_kept_up_to_a_bound() -> None:
+    d = disk()
+    spares = Spares(d, SIZE)
+    for number in range(KEPT_MAX + 1):
+        d.create(segment_name(number + 1))
+        assert spares.keep(segment_name(number + 1)) == (number < KEPT_MAX)
+    assert segment_name(KEPT_MAX + 1) in d.names()
+    assert spares.bytes_on_disk == KEPT_MAX * SIZE
+
+
+def test_a_full_disk_leaves_no_half_spare() -> None:
+    d = SimDisk(Platter(Random(1), capacity=SIZE // 2))
+    spares = Spares(d, SIZE)
+    with pytest.raises(OSError, match="No space"):
+        spares.make()
+    assert d.names() == []
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_spares_are_made_in_advance_and_after_each_use(wanted: bool) -> None:
+    d = disk()
+    spares = Spares(d, SIZE)
+    world = make_world()
+
+    async def main() -> None:
+        rolled = asyncio.Event()
+        task = asyncio.get_running_loop().create_task(
+            make_in_advance(world, spares, lambda: wanted, rolled)
+        )
+        await asyncio.sleep(1)
+        assert len(spares) == (MADE_MIN if wanted else 0)
+        spares.use(segment_name(1))
+        rolled.set()
+        await asyncio.sleep(1)
+        assert len(spares) == (MADE_MIN if wanted else 0)
+        task.cancel()
+
+    run(main())
