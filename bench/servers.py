@@ -174,4 +174,8 @@ def versions() -> dict[str, str]:
         text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
         line = text.splitlines()[0] if text else "unknown"
         found[name] = line.removeprefix(name).lstrip(" -")
+    if shutil.which("git"):
+        describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+        text = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
+        found["isochrone"] += f" ({text})" if text else ""
     return found

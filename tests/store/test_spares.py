@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from random import Random
 
 import pytest
 
+from isochrone.sim.clock import SimClock
 from isochrone.sim.disk import Platter, SimDisk
 from isochrone.sim.loop import run
 from isochrone.store.format import segment_name
-from isochrone.store.spares import KEPT_MAX, MADE_MIN, Spares, make_in_advance
+from isochrone.store.spares import (
+    IDLE_KEPT_MAX,
+    KEPT_MAX,
+    MADE_MIN,
+    QUIET_SECONDS,
+    Spares,
+    make_in_advance,
+)
 from isochrone.types import KIB
+from isochrone.world import World
 from tests.store.pools import make_world
 
 SIZE = 256 * KIB
@@ -19,6 +29,11 @@ SIZE = 256 * KIB
 
 def disk() -> SimDisk:
     return SimDisk(Platter(Random(1)))
+
+
+def timed_world() -> World:
+    """One in which time passes, virtually."""
+    return replace(make_world(), clock=SimClock(asyncio.get_running_loop()))
 
 
 def test_a_spare_is_whole_before_it_counts_and_gets_its_number_by_name() -> None:
@@ -54,6 +69,34 @@ def test_emptied_segments_are_kept_up_to_a_bound() -> None:
     assert spares.bytes_on_disk == KEPT_MAX * SIZE
 
 
+def test_an_idle_pool_gives_its_spares_back() -> None:
+    d = disk()
+    spares = Spares(d, SIZE)
+    for _ in range(5):
+        spares.add(spares.make())
+    spares.trim()
+    assert len(spares) == len(d.names()) == IDLE_KEPT_MAX
+
+
+def test_a_writer_that_does_not_pause_gets_no_spares_written() -> None:
+    d = disk()
+    spares = Spares(d, SIZE)
+
+    async def main() -> None:
+        rolled = asyncio.Event()
+        work = make_in_advance(timed_world(), spares, lambda: True, rolled)
+        task = asyncio.get_running_loop().create_task(work)
+        for _ in range(20):
+            rolled.set()
+            await asyncio.sleep(QUIET_SECONDS / 2)
+        assert len(spares) == 0
+        await asyncio.sleep(2)
+        assert len(spares) == MADE_MIN
+        task.cancel()
+
+    run(main())
+
+
 def test_a_full_disk_leaves_no_half_spare() -> None:
     d = SimDisk(Platter(Random(1), capacity=SIZE // 2))
     spares = Spares(d, SIZE)
@@ -66,18 +109,17 @@ def test_a_full_disk_leaves_no_half_spare() -> None:
 def test_spares_are_made_in_advance_and_after_each_use(wanted: bool) -> None:
     d = disk()
     spares = Spares(d, SIZE)
-    world = make_world()
 
     async def main() -> None:
         rolled = asyncio.Event()
         task = asyncio.get_running_loop().create_task(
-            make_in_advance(world, spares, lambda: wanted, rolled)
+            make_in_advance(timed_world(), spares, lambda: wanted, rolled)
         )
         await asyncio.sleep(1)
         assert len(spares) == (MADE_MIN if wanted else 0)
         spares.use(segment_name(1))
         rolled.set()
-        await asyncio.sleep(1)
+        await asyncio.sleep(2)
         assert len(spares) == (MADE_MIN if wanted else 0)
         task.cancel()
 

@@ -4,6 +4,7 @@
     calm      everything is healed; the mirror must catch up and equal the primary
     disaster  the primary is lost, or only cut off; the secondary is promoted, written to, crashed
     return    the old primary comes back and must give way
+    rot       a bit of the new primary's log flips while it is down; it is reported, or harmless
 
 Everything random follows from the seed, the options printed with it included.
 """
@@ -17,6 +18,7 @@ from random import Random
 from typing import Final, cast
 
 from isochrone.dr.failover import promote
+from isochrone.errors import Damaged
 from isochrone.mirror import groups
 from isochrone.mirror.service import Mirrors
 from isochrone.mirror.status import PromoteReport
@@ -30,7 +32,9 @@ from isochrone.sim.workload import Mix, Workload
 from isochrone.store import records as r
 from isochrone.store import volumes
 from isochrone.store.check import check_pool
+from isochrone.store.format import segment_name
 from isochrone.store.pool import Limits, Pool
+from isochrone.store.volume import VolumeDevice
 from isochrone.types import BLOCK, KIB
 
 GROUP: Final = "g"
@@ -123,6 +127,7 @@ class Scenario:
         self._history = History()
         self._cuts: dict[int, int] = {}  # cut -> op after which the primary placed it
         self._since = 0  # op of the secondary's first copy
+        self._broken: Violation | None = None  # found inside the program, which may go on
         self._hardened = 0  # newest cut that the primary was told to be safe at the secondary
         self.counts = dict.fromkeys(("crashes", "cuts", "commits", "copies", "ops"), 0)
 
@@ -130,6 +135,13 @@ class Scenario:
         self._log(f"{self._loop.time():10.4f}  {text}")
 
     async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            if self._broken is not None:
+                raise self._broken
+
+    async def _run(self) -> None:
         self._loop = cast(VirtualLoop, asyncio.get_running_loop())
         self._say(f"seed {self.seed}: {asdict(self.options)}")
         o = self.options
@@ -166,6 +178,13 @@ class Scenario:
             self._hardened = max(self._hardened, *record.acked.values())
 
     def _secondary_record(self, lsn: int, record: r.AnyRecord) -> None:
+        try:
+            self._check_record(record)
+        except Violation as e:
+            self._broken = self._broken or e
+            raise
+
+    def _check_record(self, record: r.AnyRecord) -> None:
         group = self._b.pool.state.groups[GROUP]
         if isinstance(record, r.IncomingBegun) and group.cut and not record.base:
             raise Violation(f"cut {group.cut} is there, and everything is copied again")
@@ -202,7 +221,14 @@ class Scenario:
             raise Violation(f"(d) cut {self._hardened} was confirmed; cut {cut} is left")
         if cut:
             checkers.secondary(self._history, self._cuts[cut], self._b.pool, GROUP, self._since)
+        self._check_read_only(self._b)
         check_pool(self._b.pool)
+
+    def _check_read_only(self, controller: Controller) -> None:
+        state = controller.pool.state
+        for id in state.groups[GROUP].volumes:
+            if not state.read_only(state.volumes[id]):
+                raise Violation(f"{state.volumes[id].name} is writable at both sites")
 
     def _make_volumes(self) -> None:
         pool, now = self._a.pool, self._a.site.clock.wall_ns()
@@ -303,14 +329,56 @@ class Scenario:
         if not self.options.partition_only:
             await self._restart(self._a, old)
         await self._until(lambda: not self._b.pool.state.groups[GROUP].fence_pending)
+        if self._random.random() < 0.5:
+            self._crash(self._a)
+            await self._restart(self._a, old)
         if self._a.pool.state.groups[GROUP].role != "fenced":
             raise Violation("the old primary may still be written to")
-        for name in self._mirrored:
-            state = self._a.pool.state
-            if not state.read_only(state.volumes[state.names[name]]):
-                raise Violation(f"{name} is writable at both sites")
+        self._check_read_only(self._a)
         await self._ended(self._work(self._b, new, 5))
         checkers.equals(new, new.op, self._b.pool, self._mirrored, "after the return")
+        await self._rot(new)
+
+    async def _rot(self, history: History) -> None:
+        """Flip a bit of what was durable, except in the last batch.
+
+        A sync that is not followed by any record leaves no trace of itself: damage to the last
+        batch cannot be told from a torn write.
+        """
+        pool = self._b.pool
+        await self._b.site.spawn(pool.flush())
+        segment, slot = pool.log.position
+        now = self._b.site.clock.wall_ns()
+        for _ in range(2):  # the first says that all before it was durable; the second keeps it
+            content = bytes([1]) * BLOCK
+            history.write(self._mirrored[0], 0, content, now)
+            VolumeDevice(pool, pool.state.names[self._mirrored[0]]).write(0, memoryview(content))
+            pool.commit()
+            await self._b.site.spawn(pool.flush())
+        history.flushed = history.op
+        self._crash(self._b)
+        name = segment_name(segment)
+        if not self._flip(name, slot * BLOCK):
+            return
+        try:
+            await self._start(self._b)
+            checkers.prefix(history, self._b.pool)
+        except Damaged as e:
+            self._say(f"it is reported: {e}")
+
+    def _flip(self, name: str, end: int) -> bool:
+        """Flip a bit before a place of a file, mostly one that says what follows it."""
+        inode = self._b.site.platter.names.get(name)
+        end = min(end, len(inode.data)) if inode is not None else 0
+        if end <= BLOCK:
+            return False
+        offset = self._random.randrange(BLOCK, end)
+        if self._random.random() < 0.7:
+            offset -= offset % BLOCK
+            offset += self._random.randrange(128)
+        self._b.site.platter.flip(name, offset, self._random.randrange(8))
+        self._say(f"rot: a bit flips in byte {offset} of {name}")
+        return True
 
     async def _until(self, done: Callable[[], bool]) -> None:
         end = self._loop.time() + CONVERGE_SECONDS

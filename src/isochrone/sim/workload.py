@@ -6,6 +6,7 @@ of the loop; the order of issue is the order of ops in the history.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -37,6 +38,7 @@ class Mix:
     pause: int = 30
 
 
+PAUSES = (0.002, 0.1, 0.1)  # seconds
 COPIES_MAX = 6  # kept at a time; more only slows the checkers
 
 
@@ -52,6 +54,7 @@ class Workload:
         self._mix = mix
         self._names = list(names)
         self._now = pool.world.clock.wall_ns
+        self._flushes: list[asyncio.Task[None]] = []  # begun, and not waited for yet
 
     async def run(self, changes: int) -> None:
         """Make so many steps."""
@@ -60,6 +63,7 @@ class Workload:
         for _ in range(changes):
             (kind,) = self._random.choices(kinds, weights)
             await getattr(self, f"_{kind}")()
+        await asyncio.gather(*self._flushes)
 
     # -- steps
 
@@ -167,7 +171,13 @@ class Workload:
             volumes.resize(self._pool, name, blocks * BLOCK, shrink=True)
 
     async def _flush(self) -> None:
-        op = self._history.op
+        """As a client of its own: others may write while it waits."""
+        flush = asyncio.get_running_loop().create_task(self._flushed(self._history.op))
+        self._flushes.append(flush)
+        if self._random.random() < 0.5:
+            await flush
+
+    async def _flushed(self, op: int) -> None:
         await self._pool.flush()
         self._history.flushed = max(self._history.flushed, op)
 
@@ -181,4 +191,5 @@ class Workload:
             spares.add(await self._pool.world.work.run(spares.make))
 
     async def _pause(self) -> None:
-        await self._pool.world.clock.sleep(self._random.uniform(0, 0.1))
+        """Mostly longer than a sync takes; now and then changes come in the middle of one."""
+        await self._pool.world.clock.sleep(self._random.uniform(0, self._random.choice(PAUSES)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -27,6 +28,7 @@ from isochrone.types import BLOCK
 GARBAGE_SHARE: Final = 0.5  # of what lives: a log a third empty is cleaned at little cost
 LIVE_SHARE_MAX: Final = 0.95  # emptying a fuller segment gains next to nothing
 MOVE_BLOCKS_MAX: Final = 128  # moved between two breaths: 512 KiB, under a millisecond
+IDLE_ROUNDS: Final = 5  # without an append: then spare segments are given back
 ROUND_SECONDS: Final = 2.0  # between looks at whether a round is due
 
 log = structlog.get_logger()
@@ -86,6 +88,8 @@ class Cleaner:
         self._pool = pool
         self._seen = -1  # bytes appended when the last round began
         self._deletions_seen = -1
+        self._idle_rounds = 0
+        self._appended_before = 0
         self._turn = asyncio.Lock()
         self._stopping = False
         self.last = Report()
@@ -93,6 +97,7 @@ class Cleaner:
     async def run(self) -> None:
         while True:
             await self._pool.world.clock.sleep(ROUND_SECONDS)
+            self._trim_when_idle()
             if self._pool.failed or not self.due:
                 continue
             # A task of its own: cancelling this loop must not tear a transaction.
@@ -101,6 +106,15 @@ class Cleaner:
                 await asyncio.shield(task)
             except IsochroneError as e:
                 log.error("free-space collection stopped short", reason=e.message)
+
+    def _trim_when_idle(self) -> None:
+        log = self._pool.log
+        idle = log.bytes_appended == self._appended_before
+        self._idle_rounds = self._idle_rounds + 1 if idle else 0
+        self._appended_before = log.bytes_appended
+        if self._idle_rounds >= IDLE_ROUNDS and not self._pool.failed:
+            with suppress(OSError):  # it is tried again
+                log.spares.trim()
 
     async def stop(self) -> None:
         """Let a running round come to a quick end, and start no other."""

@@ -46,7 +46,9 @@ class Marks:
         pointers = pointers[pointers != 0]
         if not len(pointers):
             return
-        pointers = np.unique(pointers)
+        pointers = np.sort(
+            pointers
+        )  # np.unique costs ten times as much, and twice marked is marked
         numbers = pointers >> np.uint64(SLOT_BITS)
         slots = (pointers & np.uint64(SLOT_MASK)).astype(np.int64)
         edges = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1

@@ -17,8 +17,10 @@ from isochrone.types import MIB
 from isochrone.world import World
 from isochrone.world.disk import Disk, File
 
-MADE_MIN: Final = 2  # in advance: at 1 GiB/s the next is ready before the last is full
-KEPT_MAX: Final = 4  # of emptied segments; more would look like space that never comes back
+MADE_MIN: Final = 1  # in advance, when writers are quiet: else every segment is written twice
+KEPT_MAX: Final = 32  # of emptied segments, 2 GiB: what a second or two of writing uses
+IDLE_KEPT_MAX: Final = 2  # when nobody writes; more would look like space that never comes back
+QUIET_SECONDS: Final = 0.5  # after a segment has begun; a writer that fills the next is not quiet
 RETRY_SECONDS: Final = 10.0  # after the disk refused one
 _ZEROS: Final = bytes(MIB)
 
@@ -92,17 +94,27 @@ class Spares:
         self._names.append(spare)
         return True
 
+    def trim(self) -> None:
+        """Nobody writes: delete all but a few."""
+        while len(self._names) > IDLE_KEPT_MAX:
+            self._disk.remove(self._names[-1])
+            self._names.pop()
+
 
 async def make_in_advance(
     world: World, spares: Spares, wanted: Callable[[], bool], rolled: asyncio.Event
 ) -> None:
     """Keep enough spares at hand, until cancelled. `rolled` is set when one may have been used."""
     while True:
+        await world.clock.sleep(QUIET_SECONDS)
+        if rolled.is_set():
+            rolled.clear()
+            continue
         while len(spares) < MADE_MIN and wanted():
             try:
                 spares.add(await world.work.run(spares.make))
             except OSError as e:
                 log.warning("no spare segment could be made", reason=str(e))
                 await world.clock.sleep(RETRY_SECONDS)
-        rolled.clear()
         await rolled.wait()
+        rolled.clear()

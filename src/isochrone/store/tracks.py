@@ -171,16 +171,9 @@ class Forest:
             stop = at + here - block
             while at < stop:
                 first = words[at]
-                n = 1
-                if first:
-                    while at + n < stop and words[at + n] == first + n:
-                        n += 1
-                    sums = words[LEAF_BLOCKS + at : LEAF_BLOCKS + at + n]
-                    yield Run(block, n, first, sums)
-                else:
-                    while at + n < stop and not words[at + n]:
-                        n += 1
-                    yield Run(block, n, 0, _NONE)
+                n = _run_length(words, at, stop)
+                sums = words[LEAF_BLOCKS + at : LEAF_BLOCKS + at + n] if first else _NONE
+                yield Run(block, n, first, sums)
                 at += n
                 block += n
 
@@ -288,6 +281,25 @@ class Forest:
 
 
 _NONE: Final = array("Q")
+
+
+def _run_length(words: array[int], at: int, stop: int) -> int:
+    """How many blocks from `at` on lie one after the other, or are holes together."""
+    first = words[at]
+    n = 1
+    if not first:
+        while at + n < stop and not words[at + n]:
+            n += 1
+    elif (
+        stop - at > 1
+        and words[stop - 1] == first + stop - 1 - at
+        and words[at:stop] == array("Q", range(first, first + stop - at))
+    ):
+        n = stop - at  # the common case of data that was written in one go
+    else:
+        while at + n < stop and words[at + n] == first + n:
+            n += 1
+    return n
 
 
 def blocks_of(size: int) -> int:
