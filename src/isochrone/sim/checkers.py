@@ -122,6 +122,14 @@ def secondary(history: History, op: int, pool: Pool, group: str, since: int) -> 
             raise Violation(f"(c) copy {copy.name} does not exist at its origin")
 
 
+def nothing_hidden(pool: Pool) -> None:
+    """After a commit all that takes space can be named. Raises `Violation`."""
+    state = pool.state
+    hidden = [v.name for v in state.volumes.values() if state.names.get(v.name) != v.id]
+    if hidden and not any(group.incoming for group in state.groups.values()):
+        raise Violation(f"{len(hidden)} volumes are left behind: {', '.join(hidden[:5])}")
+
+
 def recovery_point(history: History, op: int, instant: int, group: Iterable[str]) -> None:
     """Checker (d): everything acknowledged before the reported instant is in the image."""
     members = frozenset(group)

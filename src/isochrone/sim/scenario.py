@@ -127,6 +127,7 @@ class Scenario:
         self._history = History()
         self._cuts: dict[int, int] = {}  # cut -> op after which the primary placed it
         self._since = 0  # op of the secondary's first copy
+        self._base = 0  # cut that the group being received builds on
         self._broken: Violation | None = None  # found inside the program, which may go on
         self._hardened = 0  # newest cut that the primary was told to be safe at the secondary
         self.counts = dict.fromkeys(("crashes", "cuts", "commits", "copies", "ops"), 0)
@@ -188,12 +189,16 @@ class Scenario:
         group = self._b.pool.state.groups[GROUP]
         if isinstance(record, r.IncomingBegun) and group.cut and not record.base:
             raise Violation(f"cut {group.cut} is there, and everything is copied again")
+        if isinstance(record, r.IncomingBegun):
+            self._base = record.base
         if isinstance(record, r.IncomingCommitted):
             self.counts["commits"] += 1
             op = self._cuts[record.cut]
-            self._since = min(self._since or op, op)
+            if not self._base:
+                self._since = op  # a first copy that a power cut took back is made again
             self._say(f"b committed cut {record.cut}, op {op}")
             checkers.secondary(self._history, op, self._b.pool, GROUP, self._since)
+            checkers.nothing_hidden(self._b.pool)
 
     def _crash(self, controller: Controller) -> None:
         power = self._random.random() < 0.7

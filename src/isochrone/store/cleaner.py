@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from isochrone.errors import Damaged, IsochroneError
+from isochrone.errors import Damaged, IsochroneError, Unavailable
 from isochrone.store.checkpoint import Frozen
 from isochrone.store.format import MOVE, SLOT_BITS, WRITE, Batch
 from isochrone.store.log import scan_segment
@@ -137,7 +137,10 @@ class Cleaner:
     async def round(self) -> Report:
         """Collect once. Raises `Damaged` for a block that cannot be moved, and pool errors."""
         async with self._turn:
-            return await self._round()
+            try:
+                return await self._round()
+            except OSError as e:
+                raise Unavailable(f"the disk under the pool does not work: {e.strerror}") from e
 
     async def _round(self) -> Report:
         pool = self._pool
