@@ -13,7 +13,7 @@ FIRST ?= 1
 JOBS ?= 2
 SEED ?=
 
-.PHONY: help setup check test sim demo bench lock
+.PHONY: help setup check test sim demo bench soak lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -48,6 +48,9 @@ demo: $(STAMP)  ## two sites, a disaster and a failover, on this machine
 bench: $(STAMP)  ## measure the front door against its neighbours
 	@scripts/system-packages bench
 	$(BIN)/python bench/run.py
+
+soak: $(STAMP)  ## hostile clients by the million: FRAMES=n LIVE=n
+	$(BIN)/python bench/hostile.py $(FRAMES:%=--frames %) $(LIVE:%=--live %) --jobs $(JOBS)
 
 lock: $(STAMP)  ## take the newest versions into requirements.lock
 	$(PIP) install --quiet 'uv>=0.9'

@@ -116,7 +116,7 @@ DOOR_METHODS: Final[dict[str, tuple[str, ...]]] = {
 # (file, door): why it may. An entry its file does not need any more fails.
 ALLOWED: Final[dict[tuple[str, str], str]] = {
     ("nbd/server.py", "net"): "asyncio transports are the front door; a channel would cost it half",
-    ("control/sockets.py", "net"): "opens the listening sockets of the daemon, before it says ready",
+    ("control/sockets.py", "net"): "opens the daemon's listening sockets, before it says ready",
     ("control/sockets.py", "disk"): "the socket files of the daemon",
     ("control/notify.py", "net"): "one datagram to the service manager",
     ("control/client.py", "net"): "a client of the API, outside any pool and any simulation",

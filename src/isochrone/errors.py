@@ -72,6 +72,22 @@ class ReadOnly(Refused):
     errno = _errno.EPERM
 
 
+class NotAllowed(Refused):
+    """An export that this host may not open."""
+
+    exit_code = 4
+    http_status = 403
+    errno = _errno.EACCES
+
+
+class TlsNeeded(Refused):
+    """An export that is served over TLS only, to a client that does not use it."""
+
+    exit_code = 4
+    http_status = 403
+    errno = _errno.EACCES
+
+
 class StaleEpoch(Refused):
     """A history that another site has taken over; it may not grant writes any more."""
 

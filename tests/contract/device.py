@@ -10,6 +10,9 @@ Subclass `DeviceContract` and give it a fixture:
             backend.add("frozen", 1 << 20, read_only=True)
             return backend
 
+        def take_copy(self, device_backend, name):
+            device_backend.take_copy("disk", name)
+
 `disk` is writable, holds at least 256 KiB, and is unwritten when the test begins; `frozen` is
 read-only. Other names: override `WRITABLE` and `FROZEN`.
 """
@@ -18,14 +21,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isochrone.errors import IsochroneError, NotFound, OutOfRange, ReadOnly
-from isochrone.types import BLOCK, KIB, TRACK, Backend, Device
+from isochrone.types import BLOCK, KIB, TRACK, Backend, Device, Extent
 
 CLIENT = "contract"
 SPAN = 256 * KIB  # what these tests use of a device
@@ -46,9 +49,25 @@ def content(device: Device, offset: int, length: int) -> bytes:
     return b"".join(device.read(offset, length))
 
 
+def marked(extents: Sequence[Extent], offset: int) -> list[bool]:
+    """A list of bytes would be long: one entry for each block that an extent touches."""
+    found: list[bool] = []
+    for length, mark in extents:
+        end = offset + length
+        assert length > 0
+        assert offset % BLOCK == 0 or not found
+        found += [mark] * (-(-end // BLOCK) - offset // BLOCK)
+        offset = end
+    return found
+
+
 class DeviceContract:
     WRITABLE = "disk"
     FROZEN = "frozen"
+
+    def take_copy(self, device_backend: Backend, name: str) -> None:
+        """Take a read-only copy of `disk`."""
+        raise NotImplementedError
 
     @pytest.fixture
     def device(self, device_backend: Backend) -> Iterator[Device]:
@@ -186,6 +205,59 @@ class DeviceContract:
         device_backend.commit()
         assert content(device, 0, SPAN) == model
 
+    # --- what is known about a range
+
+    def test_what_is_mapped(self, device_backend, device) -> None:
+        assert device.mapped(0, SPAN, 9) == [(SPAN, False)]
+        device.write(2 * BLOCK, memoryview(b"x" * 3 * BLOCK))
+        device.write(9 * BLOCK + 5, memoryview(b"y"))
+        device_backend.commit()
+        runs = [(2, False), (3, True), (4, False), (1, True)]
+        rest = SPAN // BLOCK - 10
+        whole = [(n * BLOCK, mark) for n, mark in [*runs, (rest, False)]]
+        assert list(device.mapped(0, SPAN, 9)) == whole
+        for limit in (1, 2, 3):
+            assert list(device.mapped(0, SPAN, limit)) == whole[:limit]
+        device.discard(3 * BLOCK, BLOCK)
+        device_backend.commit()
+        assert marked(device.mapped(0, 5 * BLOCK, 9), 0) == [False, False, True, False, True]
+
+    def test_extents_begin_and_end_where_asked(self, device_backend, device) -> None:
+        device.write(BLOCK, memoryview(b"x" * BLOCK))
+        device_backend.commit()
+        assert list(device.mapped(BLOCK + 3, 5, 9)) == [(5, True)]
+        assert list(device.mapped(7, 2 * BLOCK, 9)) == [
+            (BLOCK - 7, False),
+            (BLOCK, True),
+            (7, False),
+        ]
+        assert list(device.mapped(device.size - 1, 1, 9)) == [(1, False)]
+
+    def test_what_changed_since_a_copy(self, device_backend, device) -> None:
+        device.write(0, memoryview(b"x" * 8 * BLOCK))
+        device_backend.commit()
+        assert "base" not in device.copies()
+        self.take_copy(device_backend, "base")
+        copy = device.copies()["base"]
+        assert list(device.changed(copy, 0, SPAN, 9)) == [(SPAN, False)]
+        device.write(BLOCK + 9, memoryview(b"new"))
+        device.discard(5 * BLOCK, BLOCK)
+        device.write(10 * BLOCK, memoryview(b"new"))
+        device_backend.commit()
+        want = [block in (1, 5, 10) for block in range(SPAN // BLOCK)]
+        assert marked(device.changed(copy, 0, SPAN, 99), 0) == want
+        assert len(device.changed(copy, 0, SPAN, 3)) == 3
+        assert list(device.changed(copy, BLOCK + 1, 2, 9)) == [(2, True)]
+        self.take_copy(device_backend, "later")
+        later = device.copies()["later"]
+        assert list(device.changed(later, 0, SPAN, 9)) == [(SPAN, False)]
+        assert marked(device.changed(copy, 0, SPAN, 99), 0) == want
+
+    def test_a_frozen_device_knows_its_extents_too(self, frozen) -> None:
+        assert sum(n for n, _ in frozen.mapped(0, SPAN, 99)) == SPAN
+        for copy in frozen.copies().values():
+            assert frozen.changed(copy, 0, SPAN, 1)
+
     # --- refusals
 
     @pytest.mark.parametrize("beyond", [1, BLOCK, 2**32, 2**63, 2**64 - 1])
@@ -196,6 +268,7 @@ class DeviceContract:
                 lambda at=offset: device.read(at, 2),
                 lambda at=offset: device.write(at, memoryview(b"xx")),
                 lambda at=offset: device.discard(at, 1 + beyond),
+                lambda at=offset: device.mapped(at, 2, 1),
             ):
                 with pytest.raises(OutOfRange) as e:
                     call()

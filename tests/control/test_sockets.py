@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import stat
 from pathlib import Path
@@ -95,3 +96,62 @@ def test_a_port_that_is_taken() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(Unavailable, match=f"cannot listen at 127.0.0.1:{port}"):
             sockets.listen_tcp("127.0.0.1", port)
+
+
+# -- handed over by whoever started us
+
+
+def test_nothing_is_handed_over_to_somebody_else() -> None:
+    meant = {"LISTEN_FDS": "1", "LISTEN_PID": "17"}
+    assert sockets.handed_over(meant, 18) == {"nbd": [], "link": [], "api": []}
+    assert sockets.handed_over({}, 18) == {"nbd": [], "link": [], "api": []}
+    assert not any(sockets.handed_over(meant | {"LISTEN_FDS": "x"}, 17).values())
+
+
+def test_rooms_by_name_and_nbd_for_any_other(monkeypatch, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        first = min(wire.fileno() for wire in wires)
+        assert [wire.fileno() - first for wire in wires] == [0, 1, 2, 3]
+        monkeypatch.setattr(sockets, "FIRST_HANDED", first)
+        told = {"LISTEN_FDS": "4", "LISTEN_PID": "5", "LISTEN_FDNAMES": "api:unknown:link"}
+        handed = sockets.handed_over(told, 5)
+        assert {room: len(found) for room, found in handed.items()} == {
+            "nbd": 2,
+            "link": 1,
+            "api": 1,
+        }
+        assert handed["api"][0].getsockname() == wires[0].getsockname()
+        assert not handed["api"][0].get_inheritable()
+        sockets.check_handed(handed, insecure=False)
+        for found in handed.values():
+            for each in found:
+                each.detach()
+
+
+def test_only_listening_streams_are_taken(monkeypatch) -> None:
+    with socket.socket(socket.AF_UNIX) as idle:
+        monkeypatch.setattr(sockets, "FIRST_HANDED", idle.detach())
+        with pytest.raises(InvalidInput, match="does not listen"):
+            sockets.handed_over({"LISTEN_FDS": "1", "LISTEN_PID": "5"}, 5)
+    monkeypatch.setattr(sockets, "FIRST_HANDED", 10_000)
+    with pytest.raises(InvalidInput, match="is not a socket"):
+        sockets.handed_over({"LISTEN_FDS": "1", "LISTEN_PID": "5"}, 5)
+
+
+def test_a_port_handed_over_is_held_to_the_same_rule() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as wire:
+        handed = {"nbd": [wire]}
+        with pytest.raises(InvalidInput, match="other hosts could reach it"):
+            sockets.check_handed(handed, insecure=False)
+        sockets.check_handed(handed, insecure=True)
+
+
+def test_socket_files_of_others_stay(tmp_path: Path) -> None:
+    wires = [sockets.listen_unix(str(tmp_path / name)) for name in sockets.SOCKETS[:2]]
+    keep = frozenset(sockets.paths_of({"nbd": wires[:1]}))
+    assert keep == {tmp_path / sockets.SOCKETS[0]}
+    sockets.remove_sockets(tmp_path, keep)
+    assert [path.name for path in tmp_path.iterdir()] == [sockets.SOCKETS[0]]
+    for wire in wires:
+        wire.close()

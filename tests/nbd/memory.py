@@ -7,10 +7,11 @@ a test wants to go wrong is an attribute.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 from isochrone.errors import NotFound, OutOfRange, ReadOnly
-from isochrone.types import MIB, Buffer, Device, ExportInfo
+from isochrone.types import BLOCK, MIB, Buffer, Device, ExportInfo, Extent
 
 
 class MemoryDevice:
@@ -30,6 +31,7 @@ class MemoryDevice:
         self.content = memoryview(bytearray(size))
         self.read_failure: Exception | None = None
         self.change_failure: Exception | None = None
+        self.frozen: list[tuple[str, bytes]] = []  # copies taken; the id is the position
         self._stage = backend.staged.append
 
     def read(self, offset: int, length: int) -> Sequence[Buffer]:
@@ -45,6 +47,32 @@ class MemoryDevice:
     def discard(self, offset: int, length: int) -> None:
         self._check_change(offset, length)
         self._stage((self.content, offset, length, None))
+
+    # A block counts as mapped if it is not all zeros.
+
+    def mapped(self, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        return self._extents(bytes(self.size), offset, length, limit)
+
+    def copies(self) -> Mapping[str, int]:
+        return {name: id for id, (name, _) in enumerate(self.frozen)}
+
+    def changed(self, copy: int, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        return self._extents(self.frozen[copy][1], offset, length, limit)
+
+    def _extents(self, base: bytes, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        if self.read_failure is not None:
+            raise self.read_failure
+        self._check(offset, length)
+        end = offset + length
+
+        def blocks() -> Iterator[Extent]:
+            for start in range(offset - offset % BLOCK, end, BLOCK):
+                stop = start + BLOCK
+                differs = self.content[start:stop] != base[start:stop]
+                yield min(stop, end) - max(start, offset), differs
+
+        runs = groupby(blocks(), lambda extent: extent[1])
+        return [(sum(n for n, _ in run), mark) for mark, run in runs][:limit]
 
     def _check_change(self, offset: int, length: int) -> None:
         if self.change_failure is not None:
@@ -79,6 +107,11 @@ class MemoryBackend:
         device = MemoryDevice(self, name, size, read_only=read_only, description=description)
         self.devices[name] = device
         return device
+
+    def take_copy(self, name: str, copy: str) -> None:
+        """Remember what a device holds now; only to be compared with."""
+        device = self.devices[name]
+        device.frozen.append((copy, bytes(device.content)))
 
     def exports(self) -> Sequence[ExportInfo]:
         return [

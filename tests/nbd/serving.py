@@ -17,6 +17,7 @@ import uvloop
 
 from isochrone.nbd import wire
 from isochrone.nbd.server import FrontDoor
+from isochrone.nbd.tls import TlsPolicy
 from tests.nbd.memory import MemoryBackend
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -46,6 +47,9 @@ class Serving:
     def uri(self, export: str = "") -> str:
         return f"nbd+unix:///{quote(export)}?socket={self.path}"
 
+    def secure_uri(self, certificates: Path, export: str = "") -> str:
+        return f"nbds+{self.uri(export)[4:]}&tls-certificates={certificates}"
+
     def run(self, work: Any) -> Any:
         """Run a coroutine on the server's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
@@ -56,25 +60,32 @@ class Serving:
     def until(self, true: Callable[[], bool]) -> None:
         """Wait until something is so, seen from within the loop."""
 
-        async def wait() -> None:
+        async def wait() -> bool:
             for _ in range(500):
                 if true():
-                    return
+                    return True
                 await asyncio.sleep(0.01)
-            pytest.fail("waited for five seconds in vain")
+            return False
 
-        self.run(wait())
+        if not self.run(wait()):  # not in there: it would end the loop
+            pytest.fail("waited for five seconds in vain")
 
 
 @contextlib.contextmanager
-def serve(backend: MemoryBackend, folder: Path, loop: str = "asyncio", **limits: Any):
+def serve(
+    backend: MemoryBackend,
+    folder: Path,
+    loop: str = "asyncio",
+    tls: TlsPolicy | None = None,
+    **limits: Any,
+):
     serving = Serving(backend, folder, LOOPS[loop]())
     thread = threading.Thread(target=serving.loop.run_forever)
     thread.start()
 
     async def begin() -> None:
         serving.door = FrontDoor(backend, **limits)
-        await serving.door.listen_unix(serving.path)
+        await serving.door.listen_unix(serving.path, tls=tls)
 
     try:
         serving.run(begin())
@@ -164,6 +175,12 @@ def info_data(name: bytes, *wanted: int) -> bytes:
     """Data of INFO and GO."""
     counts = b"".join(wire.COUNT.pack(item) for item in (len(wanted), *wanted))
     return wire.LENGTH.pack(len(name)) + name + counts
+
+
+def context_data(name: bytes, *queries: bytes) -> bytes:
+    """Data of LIST_META_CONTEXT and SET_META_CONTEXT."""
+    strings = [wire.LENGTH.pack(len(item)) + item for item in (name, *queries)]
+    return strings[0] + wire.LENGTH.pack(len(queries)) + b"".join(strings[1:])
 
 
 def request(

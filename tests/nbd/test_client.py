@@ -26,6 +26,19 @@ def serving(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Serving]
         yield serving
 
 
+def test_who_is_gone_is_not_waited_for_for_ever(serving, monkeypatch) -> None:
+    """It sent its last byte, and does not take what it is owed: the transport cannot close."""
+    monkeypatch.setattr(limits, "LINGER_S_MAX", 0.2)
+    with raw(serving.path) as peer:
+        peer.open("disk")
+        peer.send(*(request(wire.READ, 0, 8 * MIB) for _ in range(4)))
+        serving.until(lambda: any(c._writing_paused for c in serving.door._clients))
+        (gone,) = serving.door._clients
+        serving.loop.call_soon_threadsafe(gone.eof_received)
+        serving.loop.call_soon_threadsafe(gone._transport.close)
+        serving.until(lambda: serving.door.connections == 0)
+
+
 def test_goodbye_waits_for_what_came_before_it(serving) -> None:
     with raw(serving.path) as peer:
         peer.open("disk")

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from isochrone.errors import Conflict, NotFound
 from isochrone.nbd import inbox, wire
-from isochrone.nbd.connection import MOVES, Ask, Connection, Phase, Request, Step
+from isochrone.nbd.connection import MOVES, Ask, Connection, Phase, Request, Step, Tls
 from isochrone.types import MIB, ExportInfo
-from tests.nbd.serving import info_data, option, request
+from tests.nbd.serving import context_data, info_data, option, request
 
 DISK = ExportInfo("disk", MIB, read_only=False, description="a disk")
 
@@ -21,7 +21,10 @@ SCRIPT = (
     + option(wire.OPT_LIST)
     + option(wire.OPT_INFO, info_data(b"gone"))
     + option(wire.OPT_INFO, info_data(b"disk", wire.INFO_NAME))
+    + option(wire.OPT_LIST_META_CONTEXT, context_data(b"disk"))
+    + option(wire.OPT_SET_META_CONTEXT, context_data(b"disk", b"base:allocation", b"x"))
     + option(wire.OPT_GO, info_data(b"disk"))
+    + request(wire.BLOCK_STATUS, 0, MIB)
     + request(wire.WRITE, 0, payload=b"payload", flags=wire.CMD_FUA)
     + request(wire.READ, 0, 7)
     + request(99, 0, 7)
@@ -35,8 +38,8 @@ SCRIPT = (
 class Driver:
     """Answers as a server would, and notes what happens."""
 
-    def __init__(self) -> None:
-        self.connection = Connection()
+    def __init__(self, tls: Tls = Tls.OFF) -> None:
+        self.connection = Connection(tls)
         self.log: list[object] = []
         self.sent = b""
 
@@ -48,6 +51,10 @@ class Driver:
                 requests = self.connection.listing([DISK])
             elif question.name not in ("", "disk"):
                 requests = self.connection.refuse(NotFound("gone"))
+            elif question.ask is Ask.SECURE:
+                requests = self.connection.secured()
+            elif question.ask is Ask.CONTEXTS:
+                requests = self.connection.offer("disk", {"copy": 7})
             elif question.ask is Ask.INFO:
                 requests = self.connection.describe(DISK)
             else:
@@ -66,7 +73,7 @@ def whole() -> Driver:
     driver.feed(SCRIPT)
     assert driver.connection.phase is Phase.CLOSED
     assert driver.connection.fault == ""
-    assert len(driver.log) == 4 + 4
+    assert len(driver.log) == 6 + 5
     return driver
 
 
@@ -105,9 +112,14 @@ PIECES = st.one_of(
     st.binary(max_size=40),
     st.builds(
         option,
-        st.sampled_from([1, 2, 3, 5, 6, 7, 8, 9, 10, 2**32 - 1]),
+        st.sampled_from([1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 2**32 - 1]),
         st.one_of(
             st.binary(max_size=40),
+            st.builds(
+                context_data,
+                st.sampled_from([b"disk", b"gone"]),
+                st.sampled_from([b"base:allocation", b"qemu:", b"qemu:dirty-bitmap:copy", b""]),
+            ),
             st.builds(info_data, st.sampled_from([b"", b"disk", b"gone", b"\xff"])),
         ),
     ),
@@ -116,8 +128,21 @@ PIECES = st.one_of(
         st.integers(0, 9),
         st.sampled_from([0, 1, 4096, MIB - 1, MIB, 2**63, 2**64 - 1]),
         st.sampled_from([0, 1, 4096, MIB, 2**26, 2**26 + 1, 2**32 - 1]),
-        flags=st.sampled_from([0, 1, 2, 4, 16, 0xFFFF]),
+        flags=st.sampled_from([0, 1, 2, 4, 8, 16, 0xFFFF]),
         payload=st.binary(max_size=20),
+    ),
+    st.builds(
+        lambda command, offset, length, flags, payload: (
+            wire.EXTENDED_REQUEST.pack(
+                wire.EXTENDED_REQUEST_MAGIC, flags, command, b"8 bytes." + offset, length
+            )
+            + payload
+        ),
+        st.integers(0, 9),
+        st.sampled_from([bytes(8), bytes(7) + b"\1", b"\xff" * 8]),
+        st.sampled_from([0, 1, 12, 20, MIB, 2**26, 2**26 + 1, 2**32, 2**64 - 1]),
+        st.sampled_from([0, 1, 4, 8, 32, 33, 40, 0xFFFF]),
+        st.sampled_from([b"", bytes(7) + b"\x09" + bytes(4), bytes(20)]),
     ),
     st.builds(lambda n: wire.OPTION.pack(wire.OPTION_MAGIC, 7, n), st.integers(0, 2**32 - 1)),
 )
@@ -128,15 +153,20 @@ OPENINGS = st.sampled_from(
         wire.CLIENT_FLAGS.pack(1) + option(wire.OPT_EXPORT_NAME, b"disk"),
         wire.CLIENT_FLAGS.pack(3)
         + option(wire.OPT_STRUCTURED_REPLY)
+        + option(wire.OPT_SET_META_CONTEXT, context_data(b"disk", b"base:allocation"))
+        + option(wire.OPT_GO, info_data(b"")),
+        wire.CLIENT_FLAGS.pack(3)
+        + option(wire.OPT_EXTENDED_HEADERS)
+        + option(wire.OPT_SET_META_CONTEXT, context_data(b"disk", b"base:allocation"))
         + option(wire.OPT_GO, info_data(b"")),
     ]
 )
 
 
 @settings(max_examples=1000, deadline=None)
-@given(OPENINGS, st.lists(PIECES, max_size=25), st.integers(1, 300))
-def test_no_bytes_raise_and_memory_stays_bounded(opening, pieces, step) -> None:
-    driver = Driver()
+@given(st.sampled_from(Tls), OPENINGS, st.lists(PIECES, max_size=25), st.integers(1, 300))
+def test_no_bytes_raise_and_memory_stays_bounded(tls, opening, pieces, step) -> None:
+    driver = Driver(tls)
     data = opening + b"".join(pieces)
     for start in range(0, len(data), step):
         driver.feed(data[start : start + step])
@@ -146,7 +176,8 @@ def test_no_bytes_raise_and_memory_stays_bounded(opening, pieces, step) -> None:
         if isinstance(entry, tuple):
             command, _, offset, length, _, payload = entry
             assert offset + length <= MIB
-            assert len(payload) == (length if command == wire.WRITE else 0)
+            if command != wire.BLOCK_STATUS:
+                assert len(payload) == (length if command == wire.WRITE else 0)
 
 
 def test_nothing_is_taken_after_the_end() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from isochrone.errors import Conflict, NotFound
+from isochrone.errors import Conflict, NotFound, TlsNeeded
 from isochrone.nbd import handshake, wire
-from isochrone.nbd.connection import Ask, Connection, Phase, Question
+from isochrone.nbd.connection import Ask, Connection, Phase, Question, Tls
+from isochrone.nbd.extended import ExtendedTransmission
 from isochrone.types import ExportInfo
-from tests.nbd.serving import info_data, option
+from tests.nbd.serving import context_data, info_data, option
 
 DISK = ExportInfo("disk", 1 << 20, read_only=False, description="a disk")
 FLAGS = wire.SEND_HAS_FLAGS | wire.SEND_FLUSH | wire.SEND_FUA | wire.SEND_CACHE
@@ -125,11 +126,271 @@ def test_list_may_be_refused() -> None:
     assert replies(connection) == [(wire.OPT_LIST, wire.REP_ERR_POLICY, b"not now")]
 
 
-@pytest.mark.parametrize("number", [wire.OPT_LIST, wire.OPT_STRUCTURED_REPLY])
+@pytest.mark.parametrize(
+    "number", [wire.OPT_LIST, wire.OPT_STRUCTURED_REPLY, wire.OPT_EXTENDED_HEADERS]
+)
 def test_options_without_data(number) -> None:
     connection = begin()
     connection.receive_data(option(number, b"x"))
     assert kinds(connection) == [wire.REP_ERR_INVALID]
+    assert connection.phase is Phase.OPTIONS
+
+
+# -- contexts
+
+BOTH = pytest.mark.parametrize("number", [wire.OPT_LIST_META_CONTEXT, wire.OPT_SET_META_CONTEXT])
+SET = wire.OPT_SET_META_CONTEXT
+
+
+def agree(connection: Connection, *options: int) -> Connection:
+    for number in options:
+        connection.receive_data(option(number))
+    assert set(kinds(connection)) == {wire.REP_ACK}
+    return connection
+
+
+def structured() -> Connection:
+    return agree(begin(), wire.OPT_STRUCTURED_REPLY)
+
+
+def set_contexts(connection: Connection, *queries: bytes, export: str = "disk") -> list[int]:
+    connection.receive_data(option(SET, context_data(export.encode(), *queries)))
+    connection.offer(export, {"copy": 77})
+    return kinds(connection)
+
+
+def go(connection: Connection, export: str = "disk") -> list[str]:
+    """Open an export; names of the contexts that are then in use."""
+    connection.receive_data(option(wire.OPT_GO, info_data(export.encode())))
+    connection.opened(ExportInfo(export, 1 << 20, read_only=False, description=""))
+    return [context.name for context in connection.contexts]
+
+
+def test_list_meta_context() -> None:
+    connection = begin()
+    connection.receive_data(option(wire.OPT_LIST_META_CONTEXT, context_data(b"d")))
+    assert connection.question == Question(Ask.CONTEXTS, "d")
+    connection.offer("d", {"c": 77})
+    number = wire.OPT_LIST_META_CONTEXT
+    assert replies(connection) == [
+        (number, wire.REP_META_CONTEXT, b"\0\0\0\0base:allocation"),
+        (number, wire.REP_META_CONTEXT, b"\0\0\0\0qemu:allocation-depth"),
+        (number, wire.REP_META_CONTEXT, b"\0\0\0\0qemu:dirty-bitmap:c"),
+        (number, wire.REP_ACK, b""),
+    ]
+    assert connection.phase is Phase.OPTIONS
+
+
+def test_set_meta_context() -> None:
+    connection = structured()
+    queries = (b"x-unknown:thing", b"qemu:dirty-bitmap:copy", b"\xff", b"base:allocation")
+    connection.receive_data(option(SET, context_data(b"disk", *queries)))
+    connection.offer("disk", {"copy": 77})
+    assert replies(connection) == [
+        (SET, wire.REP_META_CONTEXT, b"\0\0\0\0base:allocation"),
+        (SET, wire.REP_META_CONTEXT, b"\0\0\0\2qemu:dirty-bitmap:copy"),
+        (SET, wire.REP_ACK, b""),
+    ]
+    assert go(connection) == ["base:allocation", "qemu:dirty-bitmap:copy"]
+    assert connection.contexts[1].copy == 77
+
+
+def test_unknown_contexts_are_no_error_and_no_context() -> None:
+    connection = structured()
+    assert set_contexts(connection, b"x-a:b", b"base:", b"", b"x" * 5000) == [wire.REP_ACK]
+    assert go(connection) == []
+
+
+def test_set_without_structured_replies_is_refused_and_list_is_not() -> None:
+    connection = begin()
+    connection.receive_data(option(SET, context_data(b"disk", b"base:allocation")))
+    assert connection.question is None
+    assert kinds(connection) == [wire.REP_ERR_INVALID]
+    connection.receive_data(option(wire.OPT_LIST_META_CONTEXT, context_data(b"disk")))
+    assert connection.question == Question(Ask.CONTEXTS, "disk")
+
+
+def test_contexts_of_another_export_do_not_count() -> None:
+    connection = structured()
+    set_contexts(connection, b"base:allocation", export="other")
+    assert go(connection, "disk") == []
+
+
+def test_contexts_count_for_the_default_export_by_its_own_name() -> None:
+    connection = structured()
+    connection.receive_data(option(SET, context_data(b"", b"base:allocation")))
+    connection.offer("disk", {})
+    connection.output()
+    assert go(connection, "disk") == ["base:allocation"]
+
+
+@pytest.mark.parametrize("how", ["nothing", "unknown export", "bad data", "bad name"])
+def test_a_later_set_forgets_the_earlier_one_even_if_it_fails(how) -> None:
+    connection = structured()
+    set_contexts(connection, b"base:allocation")
+    if how == "nothing":
+        assert set_contexts(connection) == [wire.REP_ACK]
+    elif how == "unknown export":
+        connection.receive_data(option(SET, context_data(b"gone", b"base:allocation")))
+        connection.refuse(NotFound("gone"))
+        assert kinds(connection) == [wire.REP_ERR_UNKNOWN]
+    else:
+        data = b"?" if how == "bad data" else context_data(b"\xff")
+        connection.receive_data(option(SET, data))
+        assert kinds(connection) == [wire.REP_ERR_INVALID]
+    assert go(connection) == []
+
+
+def test_too_many_contexts_at_once() -> None:
+    connection = structured()
+    copies = {f"c{i}": i for i in range(100)}
+    queries = [f"qemu:dirty-bitmap:{name}".encode() for name in copies]
+    connection.receive_data(option(SET, context_data(b"disk", *queries)))
+    connection.offer("disk", copies)
+    assert kinds(connection) == [wire.REP_ERR_TOO_BIG]
+    assert go(connection) == []
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0\0\0\4disk",
+        b"\0\0\0\4disk\0\0\0\1",
+        b"\0\0\0\4disk\xff\xff\xff\xff",
+        b"\xff\xff\xff\xff\0\0\0\0",
+        b"\0\0\0\4disk\0\0\0\1\0\0\0\3ab",
+        b"\0\0\0\4disk\0\0\0\0x",
+    ],
+)
+def test_cve_2022_26496_lengths_inside_context_options(number, data) -> None:
+    connection = structured()
+    connection.receive_data(option(number, data))
+    assert connection.question is None
+    assert kinds(connection) == [wire.REP_ERR_INVALID]
+
+
+# -- extended headers
+
+
+def test_extended_headers_imply_structured_replies() -> None:
+    connection = agree(begin(), wire.OPT_EXTENDED_HEADERS)
+    connection.receive_data(option(wire.OPT_STRUCTURED_REPLY))
+    assert kinds(connection) == [wire.REP_ERR_EXT_HEADER_REQD]
+    assert set_contexts(connection, b"base:allocation")[-1] == wire.REP_ACK
+    connection.receive_data(option(wire.OPT_GO, info_data(b"disk")))
+    connection.opened(DISK)
+    _, flags = wire.EXPORT.unpack(replies(connection)[0][2][2:])
+    assert flags == FLAGS | CHANGES | wire.SEND_DF | wire.SEND_BLOCK_STATUS_PAYLOAD
+    assert isinstance(connection._transmission, ExtendedTransmission)
+
+
+def test_status_payload_is_offered_only_with_contexts() -> None:
+    connection = agree(begin(), wire.OPT_EXTENDED_HEADERS)
+    connection.receive_data(option(wire.OPT_GO, info_data(b"disk")))
+    connection.opened(DISK)
+    _, flags = wire.EXPORT.unpack(replies(connection)[0][2][2:])
+    assert not flags & wire.SEND_BLOCK_STATUS_PAYLOAD
+
+
+def test_export_name_after_extended_headers_ends_the_session() -> None:
+    connection = agree(begin(), wire.OPT_EXTENDED_HEADERS)
+    connection.receive_data(option(wire.OPT_EXPORT_NAME, b"disk"))
+    assert connection.phase is Phase.CLOSED
+
+
+# -- TLS
+
+STARTTLS = option(wire.OPT_STARTTLS)
+
+
+def with_tls(tls: Tls) -> Connection:
+    connection = Connection(tls)
+    connection.receive_data(wire.CLIENT_FLAGS.pack(3))
+    connection.output()
+    return connection
+
+
+def test_starttls_where_it_is_not_offered() -> None:
+    connection = begin()
+    connection.receive_data(STARTTLS)
+    assert kinds(connection) == [wire.REP_ERR_UNSUP]
+
+
+@pytest.mark.parametrize("number", [3, 6, 7, 8, 9, 10, 11, 4711])
+def test_forced_tls_answers_nothing_else_before_it(number) -> None:
+    connection = with_tls(Tls.FORCED)
+    connection.receive_data(option(number, info_data(b"disk")))
+    assert connection.question is None
+    assert kinds(connection) == [wire.REP_ERR_TLS_REQD]
+    connection.receive_data(STARTTLS)
+    assert connection.question == Question(Ask.SECURE)
+
+
+def test_forced_tls_ends_the_session_at_export_name() -> None:
+    connection = with_tls(Tls.FORCED)
+    connection.receive_data(option(wire.OPT_EXPORT_NAME, b"disk"))
+    assert connection.phase is Phase.CLOSED
+    assert connection.question is None
+    assert connection.output() == []
+
+
+def test_forced_tls_lets_a_client_say_goodbye() -> None:
+    connection = with_tls(Tls.FORCED)
+    connection.receive_data(option(wire.OPT_ABORT))
+    assert kinds(connection) == [wire.REP_ACK]
+    assert connection.phase is Phase.CLOSED
+
+
+@pytest.mark.parametrize("tls", [Tls.FORCED, Tls.OFFERED])
+def test_after_starttls_everything_is_answered_and_a_second_one_refused(tls) -> None:
+    connection = with_tls(tls)
+    connection.receive_data(option(wire.OPT_STARTTLS, b"data"))
+    assert kinds(connection) == [wire.REP_ERR_INVALID]
+    connection.receive_data(STARTTLS)
+    assert kinds(connection) == [wire.REP_ACK]
+    connection.secured()
+    assert connection.secure
+    connection.receive_data(STARTTLS)
+    assert kinds(connection) == [wire.REP_ERR_INVALID]
+    connection.receive_data(option(wire.OPT_LIST))
+    assert connection.question == Question(Ask.LIST)
+
+
+@pytest.mark.parametrize("number", [wire.OPT_STRUCTURED_REPLY, wire.OPT_EXTENDED_HEADERS])
+def test_cve_2021_3716_starttls_forgets_what_was_agreed_in_the_clear(number) -> None:
+    connection = agree(with_tls(Tls.OFFERED), number)
+    set_contexts(connection, b"base:allocation")
+    connection.receive_data(option(wire.OPT_INFO, info_data(b"disk", wire.INFO_NAME)))
+    connection.describe(DISK)
+    connection.receive_data(STARTTLS)
+    connection.secured()
+    connection.output()
+    connection.receive_data(option(SET, context_data(b"disk", b"base:allocation")))
+    assert kinds(connection) == [wire.REP_ERR_INVALID]
+    connection.receive_data(option(wire.OPT_GO, info_data(b"disk")))
+    connection.opened(DISK)
+    assert connection.contexts == []
+    assert not isinstance(connection._transmission, ExtendedTransmission)
+    assert replies(connection)[0][2] == wire.info_export(1 << 20, FLAGS | CHANGES)
+
+
+@pytest.mark.parametrize("behind", [b"\x16\x03\x01", option(wire.OPT_LIST), b"x"])
+def test_cve_2021_3716_bytes_behind_starttls_end_the_session(behind) -> None:
+    connection = with_tls(Tls.OFFERED)
+    connection.receive_data(STARTTLS + behind)
+    connection.secured()
+    assert connection.phase is Phase.CLOSED
+    assert not connection.secure
+    assert connection.fault
+
+
+def test_an_export_that_needs_tls() -> None:
+    connection = with_tls(Tls.OFFERED)
+    connection.receive_data(option(wire.OPT_GO, info_data(b"disk")))
+    connection.refuse(TlsNeeded("'disk' is served over TLS only"))
+    assert kinds(connection) == [wire.REP_ERR_TLS_REQD]
     assert connection.phase is Phase.OPTIONS
 
 
@@ -239,7 +500,7 @@ def test_abort() -> None:
     assert connection.fault == ""
 
 
-@pytest.mark.parametrize("number", [0, 4, 5, 9, 10, 11, 4711, 2**32 - 1])
+@pytest.mark.parametrize("number", [0, 4, 5, 12, 13, 4711, 2**32 - 1])
 def test_unknown_options_are_skipped_by_their_length(number) -> None:
     connection = begin()
     connection.receive_data(option(number, b"x" * 1000) + option(wire.OPT_LIST))

@@ -16,3 +16,6 @@ class TestMemory(DeviceContract):
         backend.add("disk", MIB, description="a disk")
         backend.add("frozen", MIB, read_only=True)
         return backend
+
+    def take_copy(self, device_backend: MemoryBackend, name: str) -> None:
+        device_backend.take_copy("disk", name)

@@ -157,6 +157,71 @@ def test_a_missing_client_fails_with_the_way_to_get_it(monkeypatch) -> None:
         client("nbdinfo", "--version")
 
 
+# -- what is known about a range
+
+
+def test_nbdinfo_map_and_totals(serving) -> None:
+    device = serving.backend.devices["disk"]
+    device.content[MIB : 3 * MIB] = b"x" * 2 * MIB
+    told = json.loads(client("nbdinfo", "--map", "--json", serving.uri("disk")))
+    assert [(e["offset"], e["length"], e["type"]) for e in told] == [
+        (0, MIB, 3),
+        (MIB, 2 * MIB, 0),
+        (3 * MIB, SIZE - 3 * MIB, 3),
+    ]
+    totals = json.loads(client("nbdinfo", "--map", "--totals", "--json", serving.uri("disk")))
+    assert {e["type"]: e["size"] for e in totals} == {0: 2 * MIB, 3: SIZE - 2 * MIB}
+
+
+def test_nbdinfo_lists_contexts(serving) -> None:
+    serving.backend.take_copy("disk", "monday")
+    (export,) = json.loads(client("nbdinfo", "--json", serving.uri("disk")))["exports"]
+    assert export["contexts"] == [
+        "base:allocation",
+        "qemu:allocation-depth",
+        "qemu:dirty-bitmap:monday",
+    ]
+    client("nbdinfo", "--map=qemu:dirty-bitmap:tuesday", serving.uri("disk"), ok=False)
+
+
+def test_what_changed_since_a_copy(serving) -> None:
+    device = serving.backend.devices["disk"]
+    device.content[:] = b"x" * SIZE
+    serving.backend.take_copy("disk", "monday")
+    client("qemu-io", "-f", "raw", "-c", "write -P 7 1M 64k", serving.uri("disk"))
+    context = "qemu:dirty-bitmap:monday"
+    told = json.loads(client("nbdinfo", f"--map={context}", "--json", serving.uri("disk")))
+    want = [(0, MIB, 0), (MIB, 65536, 1), (MIB + 65536, SIZE - MIB - 65536, 0)]
+    assert [(e["offset"], e["length"], e["type"]) for e in told] == want
+    # qemu-img shows the context it is given as if it were the allocation: dirty = no data.
+    image = f"driver=nbd,server.type=unix,server.path={serving.path},export=disk"
+    image += f",x-dirty-bitmap={context}"
+    told = json.loads(client("qemu-img", "map", "--output=json", "--image-opts", image))
+    assert [(e["start"], e["length"], int(not e["data"])) for e in told] == want
+
+
+def test_qemu_img_map_and_depth(serving) -> None:
+    serving.backend.devices["disk"].content[MIB : 2 * MIB] = b"x" * MIB
+    told = json.loads(client("qemu-img", "map", "--output=json", serving.uri("disk")))
+    assert [(e["start"], e["length"], e["data"], e["zero"]) for e in told] == [
+        (0, MIB, False, True),
+        (MIB, MIB, True, False),
+        (2 * MIB, SIZE - 2 * MIB, False, True),
+    ]
+    told = json.loads(
+        client("nbdinfo", "--map=qemu:allocation-depth", "--json", serving.uri("disk"))
+    )
+    assert [(e["length"], e["type"]) for e in told] == [(MIB, 0), (MIB, 1), (SIZE - 2 * MIB, 0)]
+
+
+def test_nbdcopy_skips_holes(serving, image, tmp_path) -> None:
+    client("nbdcopy", str(image), serving.uri("disk"))
+    back = tmp_path / "back"
+    client("nbdcopy", serving.uri("disk"), str(back))
+    assert back.read_bytes() == image.read_bytes()
+    assert back.stat().st_blocks * 512 < 6 * MIB
+
+
 # -- the turn
 
 

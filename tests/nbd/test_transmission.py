@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 import pytest
 
 from isochrone.errors import PeerFault
 from isochrone.nbd import wire
+from isochrone.nbd.contexts import Context, offered
 from isochrone.nbd.inbox import Inbox
 from isochrone.nbd.transmission import NO_PAYLOAD, PAYLOAD_BYTES_MAX, Request, Transmission
 from isochrone.types import MIB, Buffer
@@ -20,11 +22,18 @@ FUA = wire.CMD_FUA
 class Session:
     """A transmission and its inbox."""
 
-    def __init__(self, *, size: int = SIZE, read_only: bool = False, structured: bool = False):
+    def __init__(
+        self,
+        *,
+        size: int = SIZE,
+        read_only: bool = False,
+        structured: bool = False,
+        contexts: Sequence[Context] = (),
+    ):
         self.out: list[Buffer] = []
         self.inbox = Inbox()
         self.transmission = Transmission(
-            size, read_only=read_only, structured=structured, out=self.out
+            size, read_only=read_only, structured=structured, out=self.out, contexts=contexts
         )
 
     def take(self, data: bytes) -> list[Request]:
@@ -63,7 +72,8 @@ def refused(session: Session, data: bytes, number: int) -> None:
         (wire.TRIM, FUA),
         (wire.CACHE, 0),
         (wire.WRITE_ZEROES, 0),
-        (wire.WRITE_ZEROES, FUA | wire.CMD_NO_HOLE | wire.CMD_FAST_ZERO),
+        (wire.WRITE_ZEROES, FUA | wire.CMD_NO_HOLE),
+        (wire.WRITE_ZEROES, FUA | wire.CMD_FAST_ZERO),
     ],
 )
 def test_requests_without_payload(command, flags) -> None:
@@ -105,6 +115,37 @@ def test_trim_and_zeroes_may_be_longer_than_a_payload() -> None:
     session = Session(size=1 << 40)
     for command in (wire.TRIM, wire.WRITE_ZEROES, wire.CACHE):
         assert len(session.take(request(command, 0, 2**32 - 1))) == 1
+
+
+@pytest.mark.parametrize("flags", [0, FUA, wire.CMD_REQ_ONE])
+def test_block_status(flags) -> None:
+    session = Session(size=1 << 40, structured=True, contexts=offered({}))
+    (got,) = session.take(request(wire.BLOCK_STATUS, 5, 2**32 - 1, flags=flags))
+    assert got == (wire.BLOCK_STATUS, b"cookie01", 5, 2**32 - 1, flags, NO_PAYLOAD)
+
+
+@pytest.mark.parametrize(
+    ("structured", "contexts", "data"),
+    [
+        (False, [], request(wire.BLOCK_STATUS, 0, 512)),
+        (True, [], request(wire.BLOCK_STATUS, 0, 512)),
+        (True, offered({}), request(wire.BLOCK_STATUS, 0, 0)),
+        (True, offered({}), request(wire.BLOCK_STATUS, SIZE - 1, 2)),
+        (True, offered({}), request(wire.BLOCK_STATUS, 2**64 - 1, 2**32 - 1)),
+        (True, offered({}), request(wire.BLOCK_STATUS, 0, 512, flags=wire.CMD_DF)),
+        (True, offered({}), request(wire.BLOCK_STATUS, 0, 512, flags=wire.CMD_PAYLOAD_LEN)),
+        (True, offered({}), request(wire.READ, 0, 512, flags=wire.CMD_REQ_ONE)),
+    ],
+)
+def test_block_status_that_cannot_be_answered(structured, contexts, data) -> None:
+    session = Session(structured=structured, contexts=contexts)
+    assert session.take(data) == []
+    sent = session.sent()
+    if structured:
+        assert wire.ERROR_CHUNK.unpack(sent[:26])[5] == errno.EINVAL
+    else:
+        assert sent == wire.simple_error(b"cookie01", errno.EINVAL)
+    assert len(session.take(request(wire.READ, 0, 1))) == 1
 
 
 def test_disc_ends_and_what_follows_is_ignored() -> None:
@@ -176,6 +217,11 @@ def test_spec_review_2019_read_only_is_eperm(command, offset) -> None:
     refused(session, request(command, offset, 512, payload=payload), errno.EPERM)
 
 
+def test_zeros_without_a_hole_are_not_fast_and_say_so() -> None:
+    flags = wire.CMD_NO_HOLE | wire.CMD_FAST_ZERO
+    refused(Session(), request(wire.WRITE_ZEROES, 0, 512, flags=flags), errno.ENOTSUP)
+
+
 def test_a_refused_write_is_skipped_with_its_payload_and_pins_nothing() -> None:
     session = Session(read_only=True)
     data = request(wire.WRITE, 0, payload=request(wire.READ, 0, 1) * 3)
@@ -241,6 +287,19 @@ def test_data_structured() -> None:
     assert len(session.take(request(wire.READ, 7, 6, flags=wire.CMD_DF))) == 1
     session.transmission.data(b"cookie01", 7, 6, [b"abc", b"def"])
     assert session.sent() == wire.data_chunk(b"cookie01", 7, 6) + b"abcdef"
+
+
+def test_status_reply() -> None:
+    session = Session(structured=True)
+    session.transmission.status(b"cookie01", [(0, [(2**32 - 1, 0), (5, 3)]), (2, [(9, 1)])])
+    assert session.sent() == (
+        bytes.fromhex("668e33ef 0000 0005")
+        + b"cookie01"
+        + bytes.fromhex("00000014 00000000 ffffffff 00000000 00000005 00000003")
+        + bytes.fromhex("668e33ef 0001 0005")
+        + b"cookie01"
+        + bytes.fromhex("0000000c 00000002 00000009 00000001")
+    )
 
 
 def test_failed() -> None:

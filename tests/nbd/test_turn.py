@@ -7,11 +7,11 @@ import errno
 import pytest
 
 from isochrone.errors import NoSpace, OutOfRange, PoolFailed
-from isochrone.nbd import wire
+from isochrone.nbd import contexts, wire
 from isochrone.nbd.turn import READ_BYTES_PER_TURN, Seat, take_turn
-from isochrone.types import MIB, ExportInfo
+from isochrone.types import BLOCK, MIB, ExportInfo
 from tests.nbd.memory import MemoryBackend
-from tests.nbd.serving import option, request
+from tests.nbd.serving import context_data, info_data, option, request
 
 SIZE = 16 * MIB
 DONE = wire.SIMPLE_DONE + b"cookie01"
@@ -150,6 +150,103 @@ def test_reads_beyond_a_turn_wait_for_the_next(backend) -> None:
         take_turn(backend, [taken])
         assert len(taken.reads) == left
         assert len(sent(taken)) == (2 if left else 1) * (16 + half)
+
+
+# -- zeros that are no hole
+
+
+def test_no_hole_writes_zeros_over_as_many_turns_as_it_takes(backend) -> None:
+    backend.devices["disk"].content[:] = b"x" * SIZE
+    taken = seat(backend)
+    flags = wire.CMD_NO_HOLE | wire.CMD_FUA
+    arrive(taken, request(wire.WRITE_ZEROES, 5, SIZE - 6, flags=flags))
+    arrive(taken, request(wire.READ, 0, 1))
+    outcome = take_turn(backend, [taken])
+    assert outcome.waiting == []
+    assert sent(taken) == DONE + b"x"
+    assert len(taken.requests) == 1
+    outcome = take_turn(backend, [taken])
+    assert outcome.waiting == [(taken, [b"cookie01"])]
+    assert taken.requests == []
+    assert bytes(backend.devices["disk"].content) == b"x" * 5 + bytes(SIZE - 6) + b"x"
+
+
+def test_no_hole_fails_as_a_whole(backend) -> None:
+    taken = seat(backend)
+    backend.commit_failure = NoSpace("full")
+    arrive(taken, request(wire.WRITE_ZEROES, 0, SIZE, flags=wire.CMD_NO_HOLE))
+    take_turn(backend, [taken])
+    assert sent(taken) == wire.simple_error(b"cookie01", errno.ENOSPC)
+    assert taken.requests == []
+
+
+# -- block status
+
+
+def knowing_seat(backend: MemoryBackend, *names: str) -> Seat:
+    """A connection with structured replies and these contexts."""
+    taken = Seat()
+    taken.device = device = backend.attach("disk", "test")
+    connection = taken.connection
+    queries = [name.encode() for name in names]
+    connection.receive_data(
+        wire.CLIENT_FLAGS.pack(3)
+        + option(wire.OPT_STRUCTURED_REPLY)
+        + option(wire.OPT_SET_META_CONTEXT, context_data(b"disk", *queries))
+    )
+    connection.offer("disk", device.copies())
+    connection.receive_data(option(wire.OPT_GO, info_data(b"disk")))
+    connection.opened(ExportInfo("disk", SIZE, read_only=False, description=""))
+    connection.output()
+    return taken
+
+
+def test_status_sees_the_writes_of_its_turn(backend) -> None:
+    taken = knowing_seat(backend, contexts.ALLOCATION)
+    arrive(taken, request(wire.BLOCK_STATUS, 0, 2 * BLOCK))
+    arrive(taken, request(wire.WRITE, 0, payload=b"x"))
+    take_turn(backend, [taken])
+    extents = [(BLOCK, 0), (BLOCK, 3)]
+    assert sent(taken) == DONE + wire.status_chunk(b"cookie01", 0, extents, last=True)
+
+
+def test_status_of_several_contexts(backend) -> None:
+    backend.take_copy("disk", "copy")
+    taken = knowing_seat(backend, contexts.ALLOCATION, contexts.DIRTY + "copy")
+    backend.devices["disk"].content[:1] = b"x"
+    arrive(taken, request(wire.BLOCK_STATUS, 1, 2 * BLOCK, flags=wire.CMD_REQ_ONE))
+    take_turn(backend, [taken])
+    assert sent(taken) == wire.status_chunk(
+        b"cookie01", 0, [(BLOCK - 1, 0)], last=False
+    ) + wire.status_chunk(b"cookie01", 2, [(BLOCK - 1, 1)], last=True)
+
+
+def test_cve_2025_47711_a_status_reply_is_cut_and_adds_up(backend, monkeypatch) -> None:
+    monkeypatch.setattr(contexts, "EXTENTS_MAX", 6)
+    taken = knowing_seat(backend, contexts.ALLOCATION, contexts.DEPTH)
+    for block in range(0, 20, 2):
+        backend.devices["disk"].content[block * BLOCK : block * BLOCK + 1] = b"x"
+    arrive(taken, request(wire.BLOCK_STATUS, 0, SIZE))
+    take_turn(backend, [taken])
+    assert sent(taken) == wire.status_chunk(
+        b"cookie01", 0, [(BLOCK, 0), (BLOCK, 3), (BLOCK, 0)], last=False
+    ) + wire.status_chunk(b"cookie01", 1, [(BLOCK, 1), (BLOCK, 0), (BLOCK, 1)], last=True)
+
+
+def test_many_status_requests_are_spread_over_turns(backend) -> None:
+    taken = knowing_seat(backend, contexts.ALLOCATION, contexts.DEPTH)
+    arrive(taken, *(request(wire.BLOCK_STATUS, 0, SIZE) for _ in range(5)))
+    for left in (3, 1, 0):
+        take_turn(backend, [taken])
+        assert len(taken.reads) == left
+
+
+def test_a_status_that_cannot_be_found_out(backend) -> None:
+    taken = knowing_seat(backend, contexts.ALLOCATION)
+    backend.devices["disk"].read_failure = OSError(errno.EIO, "bad sector")
+    arrive(taken, request(wire.BLOCK_STATUS, 0, 512))
+    take_turn(backend, [taken])
+    assert sent(taken) == wire.error_chunk(b"cookie01", errno.EIO, "[Errno 5] bad sector")
 
 
 def test_a_connection_that_is_gone_is_passed_over(backend) -> None:

@@ -11,6 +11,7 @@ import pytest
 from isochrone.sim.clock import SimClock
 from isochrone.sim.disk import Platter, SimDisk
 from isochrone.sim.loop import run
+from isochrone.store import volumes
 from isochrone.store.format import segment_name
 from isochrone.store.spares import (
     IDLE_KEPT_MAX,
@@ -20,9 +21,9 @@ from isochrone.store.spares import (
     Spares,
     make_in_advance,
 )
-from isochrone.types import KIB
+from isochrone.types import BLOCK, KIB, MIB
 from isochrone.world import World
-from tests.store.pools import make_world
+from tests.store.pools import Rig, get, make_world, pattern, put, settle
 
 SIZE = 256 * KIB
 
@@ -48,15 +49,41 @@ def test_a_spare_is_whole_before_it_counts_and_gets_its_number_by_name() -> None
     assert len(spares) == 0
 
 
-def test_incomplete_spares_are_deleted_at_the_start() -> None:
+def test_spares_of_an_earlier_life_are_deleted() -> None:
     d = disk()
-    spares = Spares(d, SIZE)
-    whole = spares.make()
+    Spares(d, SIZE).make()
     d.create("spare-00000000000000ff").write_at([b"x"], 0)
+    d.create(segment_name(1))
     again = Spares(d, SIZE)
-    assert len(again) == 1
-    assert d.names() == [whole]
-    assert again.make() not in (whole, "spare-00000000000000ff")
+    assert (len(again), d.names()) == (0, [segment_name(1)])
+    assert again.make() in d.names()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_segment_that_became_a_spare_again_is_not_followed(seed: int) -> None:
+    """A power cut takes its name back, not its synced bytes; then its number is used again."""
+    rig = Rig(seed)
+    pool = rig.open()
+    volumes.create(pool, "disk", MIB)
+    put(pool, "disk", 0, pattern(0, 4 * BLOCK))
+    pool.log.spares.add(pool.log.spares.make())
+    settle(pool.flush())
+    settle(pool.checkpoint())
+    while pool.log.position[0] == 1:
+        put(pool, "disk", 9 * BLOCK, pattern(9, 20 * BLOCK))
+    settle(pool.flush())
+    rig.platter.kill()
+    pool = rig.open()
+    pool.log.spares.add(pool.log.spares.make())
+    settle(pool.flush())
+    for n in range(1, 5):
+        put(pool, "disk", n * BLOCK, pattern(n))  # in the spare, now segment 3
+    rig.platter.names["segment-0000000000000003"].harden()  # synced, its name not
+    pool = rig.cut(seed)
+    put(pool, "disk", 0, pattern(50))
+    image = get(pool, "disk")
+    settle(pool.flush())
+    assert get(rig.kill(), "disk") == image
 
 
 def test_emptied_segments_are_kept_up_to_a_bound() -> None:

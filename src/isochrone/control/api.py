@@ -21,12 +21,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from isochrone import __version__
 from isochrone.control import views as v
 from isochrone.control.census import Census
+from isochrone.control.filters import parse_chain
 from isochrone.control.sockets import is_loopback
 from isochrone.dr.failover import promote
 from isochrone.errors import InvalidInput, IsochroneError, Unavailable
 from isochrone.mirror import groups
 from isochrone.mirror.service import Mirrors
+from isochrone.nbd.filters import Filters
 from isochrone.store import copies, volumes
+from isochrone.store.front import PoolBackend
 from isochrone.store.pool import Pool
 
 BODY_BYTES_MAX: Final = 1 << 20  # a copy of 4,096 volumes with the longest names needs 540 KB
@@ -55,6 +58,10 @@ class NewCopy(Body):
     writable: bool = False
 
 
+class NewFilters(Body):
+    filters: list[str] = Field(description="as typed: rate=10MiB/s; the first is outermost")
+
+
 class NewGroup(Body):
     name: str
     volumes: list[str]
@@ -70,7 +77,14 @@ class Wait(Body):
     timeout: float = Field(gt=0, le=WAIT_S_MAX, strict=False, description="seconds")
 
 
-def make_app(pool: Pool, mirrors: Mirrors, directory: Path, *, insecure: bool = False) -> ASGIApp:
+def make_app(
+    pool: Pool,
+    mirrors: Mirrors,
+    directory: Path,
+    filters: Filters | None = None,
+    *,
+    insecure: bool = False,
+) -> ASGIApp:
     """The application. Unless `insecure`, it answers only to names of this machine."""
     app = FastAPI(
         title="Isochrone",
@@ -86,7 +100,9 @@ def make_app(pool: Pool, mirrors: Mirrors, directory: Path, *, insecure: bool = 
     _add_copies(app, pool, census)
     _add_groups(app, pool, mirrors)
     _add_mirrors(app, pool, mirrors)
-    _add_site(app, pool, mirrors, census)
+    filters = filters or Filters(PoolBackend(pool))
+    _add_filters(app, pool, filters)
+    _add_site(app, pool, mirrors, census, filters)
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -105,7 +121,7 @@ def make_app(pool: Pool, mirrors: Mirrors, directory: Path, *, insecure: bool = 
 
 _ANSWERS: Final = (
     *(v.VolumeView, v.VolumeList, v.CopyView, v.CopyList, v.GroupView, v.GroupList),
-    *(v.PromoteView, v.SiteView, v.Problem),
+    *(v.PromoteView, v.FilterView, v.FilterList, v.SiteView, v.Problem),
 )
 
 
@@ -286,10 +302,33 @@ def _add_mirrors(app: FastAPI, pool: Pool, mirrors: Mirrors) -> None:
         return Response(status_code=204)
 
 
-def _add_site(app: FastAPI, pool: Pool, mirrors: Mirrors, census: Census) -> None:
+def _add_filters(app: FastAPI, pool: Pool, filters: Filters) -> None:
+    @app.get("/v1/filters", **gives(v.FilterList))
+    async def list_filters() -> Response:
+        return answer(v.FilterList(filters=_filter_views(filters)))
+
+    @app.put("/v1/filters/{export}", **gives(v.FilterView))
+    async def set_filters(export: str, body: NewFilters) -> Response:
+        filters.set(export, parse_chain(body.filters, pool.world.dice))
+        return answer(v.FilterView(export=export, filters=body.filters))
+
+    @app.delete("/v1/filters/{export}", status_code=204)
+    async def clear_filters(export: str) -> Response:
+        filters.clear(export)
+        return Response(status_code=204)
+
+
+def _filter_views(filters: Filters) -> list[v.FilterView]:
+    chains = sorted(filters.chains().items())
+    return [v.FilterView(export=name, filters=list(chain.words)) for name, chain in chains]
+
+
+def _add_site(app: FastAPI, pool: Pool, mirrors: Mirrors, census: Census, filters: Filters) -> None:
     @app.get("/v1/status", **gives(v.SiteView))
     async def site() -> Response:
-        return answer(await census.site([v.group_view(s) for s in mirrors.statuses()]))
+        view = await census.site([v.group_view(s) for s in mirrors.statuses()])
+        view.filters = _filter_views(filters)
+        return answer(view)
 
     @app.get("/healthz", response_model=None)
     async def alive() -> Response:

@@ -333,6 +333,48 @@ def mirror_remove(site: Site, group_name: str) -> None:
     site.done("removed", "mirror", group_name)
 
 
+# -- filter
+
+
+@isochrone.group(cls=SiteGroup, name="filter")
+def filter_() -> None:
+    """Drills: make an export read-only, slow, faulty or silent, while it is in use."""
+
+
+@filter_.command("set")
+@click.argument("export")
+@click.argument("filters", nargs=-1, required=True, metavar="FILTER...")
+@pass_site
+def filter_set(site: Site, export: str, filters: tuple[str, ...]) -> None:
+    """Give EXPORT these filters instead of those it has. They end with the controller.
+
+    read-only, rate=10MiB/s, delay=5ms, error=1%, pause.
+    """
+    from isochrone.control import render, views
+
+    document = site.call("PUT", ("filters", export), {"filters": list(filters)})
+    site.show(document, views.FilterView, lambda view: render.filters([view]))
+
+
+@filter_.command("clear")
+@click.argument("export")
+@pass_site
+def filter_clear(site: Site, export: str) -> None:
+    """Take all filters off EXPORT."""
+    site.call("DELETE", ("filters", export))
+    site.done("cleared", "filters of", export)
+
+
+@filter_.command("list")
+@pass_site
+def filter_list(site: Site) -> None:
+    """Exports that have filters."""
+    from isochrone.control import render, views
+
+    document = site.call("GET", ("filters",))
+    site.show(document, views.FilterList, lambda view: render.filters(view.filters))
+
+
 # -- disaster
 
 

@@ -1,4 +1,4 @@
-"""Filters as operators write them: `read-only`, `rate=10MiB/s`, `delay=5ms`, `error=1%`, `pause`."""
+"""Filters as they are typed: `read-only`, `rate=10MiB/s`, `delay=5ms`, `error=1%`, `pause`."""
 
 from __future__ import annotations
 

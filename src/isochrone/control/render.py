@@ -11,6 +11,7 @@ from isochrone.control.sizes import format_size
 from isochrone.control.times import format_span
 from isochrone.control.views import (
     CopyView,
+    FilterView,
     GroupView,
     PromoteView,
     SiteView,
@@ -224,6 +225,11 @@ def promoted(view: PromoteView, out: Out = None) -> None:
 # -- everything
 
 
+def filters(views: Sequence[FilterView], out: Out = None, title: str = "") -> None:
+    rows = [(view.export, " ".join(view.filters)) for view in views]
+    table(title, ("EXPORT", "FILTERS"), rows, out)
+
+
 def site(view: SiteView, out: Out = None) -> None:
     """One screen: what is here, how far behind it is, and how much room is left."""
     out = out or sys.stdout
@@ -245,3 +251,5 @@ def site(view: SiteView, out: Out = None) -> None:
         copies(view.copies, out, "\nCopies")
     if view.groups:
         groups(view.groups, out, "\nGroups")
+    if view.filters:
+        filters(view.filters, out, "\nFilters: a drill goes on")

@@ -12,7 +12,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from isochrone.control.api import make_app
 from isochrone.control.notify import Notifier
 from isochrone.errors import InvalidInput, IsochroneError, PoolFailed, Unavailable
 from isochrone.mirror.service import Mirrors
+from isochrone.nbd.filters import Filters
 from isochrone.nbd.server import FrontDoor
 from isochrone.store.cleaner import Cleaner
 from isochrone.store.front import PoolBackend
@@ -82,11 +83,19 @@ class ApiServer(uvicorn.Server):
 class Service:
     """A running controller."""
 
-    def __init__(self, settings: Settings, world: World, notifier: Notifier, stop: Stop) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        world: World,
+        notifier: Notifier,
+        stop: Stop,
+        handed: Mapping[str, list[sockets.Listening]] | None = None,
+    ) -> None:
         self._settings = settings
         self._world = world
         self._notifier = notifier
         self._stop = stop
+        self._handed = handed or {}  # listening sockets that somebody opened for us, by room
         self._clean = False  # nothing went wrong: a checkpoint may be made at the end
         self._checkpoint: asyncio.Task[Any] | None = None
 
@@ -102,12 +111,14 @@ class Service:
 
     async def _run(self, say_ready: Callable[[str], None]) -> None:
         self._settings.check()
+        sockets.check_handed(self._handed, insecure=self._settings.insecure)
+        keep = frozenset(sockets.paths_of(self._handed))
         directory = self._settings.directory
         async with AsyncExitStack() as stack:
             disk = _open_disk(directory)
             stack.callback(disk.close)
-            sockets.remove_sockets(directory)
-            stack.callback(sockets.remove_sockets, directory)
+            sockets.remove_sockets(directory, keep)
+            stack.callback(sockets.remove_sockets, directory, keep)
             self._notifier.status("recovering")
             pool = Pool.open(disk, self._world)
             stack.push_async_callback(self._close, pool)
@@ -117,10 +128,11 @@ class Service:
             stack.push_async_callback(mirrors.stop)
             addresses = await self._listen_link(mirrors)
             await mirrors.start()
-            door = FrontDoor(PoolBackend(pool))
+            filters = Filters(PoolBackend(pool))
+            door = FrontDoor(filters)
             stack.push_async_callback(door.close, 0.0)
             addresses += await self._listen_nbd(door)
-            api, listening, bound = self._make_api(pool, mirrors)
+            api, listening, bound = self._make_api(pool, mirrors, filters)
             addresses += bound
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(api.serve(listening))
@@ -147,11 +159,20 @@ class Service:
 
     # -- listening
 
+    def _own_path(self, name: str) -> str:
+        """The path of a socket to open ourselves; empty if it was handed over."""
+        path = sockets.socket_path(self._settings.directory, name)
+        return "" if Path(path).absolute() in set(sockets.paths_of(self._handed)) else path
+
     async def _listen_link(self, mirrors: Mirrors) -> list[tuple[str, str]]:
-        path = sockets.socket_path(self._settings.directory, sockets.LINK_SOCKET)
-        await mirrors.listen(path)
-        sockets.keep_private(path)
-        addresses = [("link", path)]
+        addresses = []
+        for handed in self._handed.get("link", ()):
+            await mirrors.listen(sockets.address_of(handed))  # the world has it under this name
+            addresses.append(("link", sockets.address_of(handed)))
+        if path := self._own_path(sockets.LINK_SOCKET):
+            await mirrors.listen(path)
+            sockets.keep_private(path)
+            addresses.append(("link", path))
         if self._settings.link:
             host, port = self._tcp("--link", self._settings.link)
             bound = await mirrors.listen(sockets.join_address(host, port))
@@ -159,10 +180,14 @@ class Service:
         return addresses
 
     async def _listen_nbd(self, door: FrontDoor) -> list[tuple[str, str]]:
-        path = sockets.socket_path(self._settings.directory, sockets.NBD_SOCKET)
-        await door.listen_unix(path)
-        sockets.keep_private(path)
-        addresses = [("nbd", path)]
+        addresses = []
+        for handed in self._handed.get("nbd", ()):
+            await door.listen_socket(handed)
+            addresses.append(("nbd", sockets.address_of(handed)))
+        if path := self._own_path(sockets.NBD_SOCKET):
+            await door.listen_unix(path)
+            sockets.keep_private(path)
+            addresses.append(("nbd", path))
         if self._settings.nbd:
             host, port = self._tcp("--nbd", self._settings.nbd)
             insecure = self._settings.insecure
@@ -171,17 +196,19 @@ class Service:
         return addresses
 
     def _make_api(
-        self, pool: Pool, mirrors: Mirrors
+        self, pool: Pool, mirrors: Mirrors, filters: Filters
     ) -> tuple[ApiServer, list[sockets.Listening], list[tuple[str, str]]]:
         settings = self._settings
-        path = sockets.socket_path(settings.directory, sockets.API_SOCKET)
-        listening = [sockets.listen_unix(path)]
-        addresses = [("api", path)]
+        listening = list(self._handed.get("api", ()))
+        addresses = [("api", sockets.address_of(handed)) for handed in listening]
+        if path := self._own_path(sockets.API_SOCKET):
+            listening.append(sockets.listen_unix(path))
+            addresses.append(("api", path))
         if settings.api:
             wire = sockets.listen_tcp(*self._tcp("--api", settings.api))
             listening.append(wire)
             addresses.append(("api-tcp", sockets.join_address(*wire.getsockname()[:2])))
-        app = make_app(pool, mirrors, settings.directory, insecure=settings.insecure)
+        app = make_app(pool, mirrors, settings.directory, filters, insecure=settings.insecure)
         config = uvicorn.Config(
             app,
             http="h11",
@@ -255,16 +282,22 @@ class Service:
 def run(settings: Settings) -> None:
     """Be the controller of a directory until a signal comes. Raises what prevents it."""
     keep_freed_memory()
+    handed = sockets.handed_over(os.environ, os.getpid())
     os.umask(0o077)  # nothing that a controller makes is anybody else's business
     notifier = Notifier(os.environ, os.getpid())
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_run(settings, notifier))
+        runner.run(_run(settings, notifier, handed))
 
 
-async def _run(settings: Settings, notifier: Notifier) -> None:
+async def _run(
+    settings: Settings, notifier: Notifier, handed: Mapping[str, list[sockets.Listening]]
+) -> None:
     stop = Stop()
+    world = system_world({sockets.address_of(each): each for each in handed.get("link", ())})
+    # Who hands sockets over need not wait for us, and stdout may be somebody else's: nbdinfo's.
+    say = _say_nothing if any(handed.values()) else _say_ready
     with _signals(stop):
-        await Service(settings, system_world(), notifier, stop).run(_say_ready)
+        await Service(settings, world, notifier, stop, handed).run(say)
 
 
 def _say_ready(line: str) -> None:
@@ -274,6 +307,10 @@ def _say_ready(line: str) -> None:
         sys.stdout.flush()
     except OSError as e:
         log.warning("nobody reads the ready line", error=str(e))
+
+
+def _say_nothing(line: str) -> None:
+    pass
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import ipaddress
 # The listening sockets are made here, so that a port that is taken is an error before "ready".
 import socket  # noqa: TID251
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -36,10 +37,65 @@ def socket_path(directory: Path, name: str) -> str:
     return path
 
 
-def remove_sockets(directory: Path) -> None:
+FIRST_HANDED: Final = 3  # file descriptor, as sd_listen_fds(3) has it
+ROOMS: Final = ("nbd", "link", "api")
+
+
+def handed_over(environment: Mapping[str, str], pid: int) -> dict[str, list[Listening]]:
+    """Listening sockets that whoever started us has opened: by systemd's protocol, by room.
+
+    Their names are `nbd`, `link` and `api`. Any other name, and none at all, means `nbd`: that is
+    what clients mean that start a server for themselves.
+    """
+    found: dict[str, list[Listening]] = {room: [] for room in ROOMS}
+    count = environment.get("LISTEN_FDS", "")
+    if environment.get("LISTEN_PID", "") != str(pid) or not count.isdigit():
+        return found
+    names = environment.get("LISTEN_FDNAMES", "").split(":")
+    for at in range(int(count)):
+        name = names[at] if at < len(names) else ""
+        try:
+            handed = socket.socket(fileno=FIRST_HANDED + at)
+            listens = handed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError as e:
+            raise InvalidInput(f"file descriptor {FIRST_HANDED + at} is not a socket: {e}") from e
+        if not listens or handed.type != socket.SOCK_STREAM:
+            handed.close()
+            raise InvalidInput(f"the socket handed over as {name!r} does not listen for streams")
+        handed.set_inheritable(False)
+        found[name if name in found else "nbd"].append(handed)
+    return found
+
+
+def address_of(listening: Listening) -> str:
+    where = listening.getsockname()
+    return join_address(*where[:2]) if isinstance(where, tuple) else str(where)
+
+
+def check_handed(handed: Mapping[str, list[Listening]], *, insecure: bool) -> None:
+    """Raise `InvalidInput` for a port that others could reach, as `tcp_address` does."""
+    for room, listening in handed.items():
+        for each in listening:
+            if each.family != socket.AF_UNIX:
+                tcp_address(
+                    f"the socket handed over as {room},", address_of(each), insecure=insecure
+                )
+
+
+def paths_of(handed: Mapping[str, list[Listening]]) -> Iterator[Path]:
+    """Socket files that are not ours to make or to remove."""
+    for listening in handed.values():
+        for each in listening:
+            if each.family == socket.AF_UNIX:
+                yield Path(address_of(each)).absolute()
+
+
+def remove_sockets(directory: Path, keep: frozenset[Path] = frozenset()) -> None:
     """Remove the socket files of an earlier process. Only for the holder of the pool's lock."""
     for name in SOCKETS:
         path = directory / name
+        if path.absolute() in keep:
+            continue
         try:
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise InvalidInput(

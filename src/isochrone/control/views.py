@@ -76,6 +76,15 @@ class SpaceView(msgspec.Struct, kw_only=True):
     free_bytes: int  # of the file system under the pool
 
 
+class FilterView(msgspec.Struct, kw_only=True):
+    export: str
+    filters: list[str]  # as they were typed; the first is outermost
+
+
+class FilterList(msgspec.Struct, kw_only=True):
+    filters: list[FilterView]
+
+
 class SiteView(msgspec.Struct, kw_only=True):
     """Everything on one screen."""
 
@@ -88,6 +97,7 @@ class SiteView(msgspec.Struct, kw_only=True):
     copies: list[CopyView]
     groups: list[GroupView]
     space: SpaceView
+    filters: list[FilterView] = []  # drills that go on
 
 
 class Problem(msgspec.Struct, kw_only=True):

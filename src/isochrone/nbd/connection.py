@@ -22,12 +22,12 @@ from isochrone.errors import IsochroneError, PeerFault
 from isochrone.nbd import wire
 from isochrone.nbd.contexts import Context
 from isochrone.nbd.extended import ExtendedTransmission
-from isochrone.nbd.handshake import Ask, Handshake, Question, Tls, TlsNeeded
+from isochrone.nbd.handshake import Ask, Handshake, Question, Tls
 from isochrone.nbd.inbox import Inbox
 from isochrone.nbd.transmission import Request, Transmission
 from isochrone.types import Buffer, ExportInfo
 
-__all__ = ["Ask", "Connection", "Phase", "Question", "Request", "Tls", "TlsNeeded"]
+__all__ = ["Ask", "Connection", "Phase", "Question", "Request", "Tls"]
 
 
 class Phase(Enum):
@@ -133,6 +133,15 @@ class Connection:
     def release(self) -> None:
         """No payload handed out so far is used any more; its memory may be."""
         self._inbox.pinned = False
+
+    @property
+    def memory(self) -> int:
+        """Bytes that what the peer sent takes."""
+        return self._inbox.touched
+
+    def give_back(self) -> None:
+        """Memory is short: let go what is not needed just now."""
+        self._inbox.give_back()
 
     # --- answers to the question ---------------------------------------------------------------
 

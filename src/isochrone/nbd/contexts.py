@@ -42,7 +42,9 @@ def offered(copies: Mapping[str, int]) -> list[Context]:
     return [Context(0, ALLOCATION), Context(1, DEPTH), *dirty]
 
 
-def matching(contexts: Sequence[Context], queries: Sequence[str], *, listing: bool) -> list[Context]:
+def matching(
+    contexts: Sequence[Context], queries: Sequence[str], *, listing: bool
+) -> list[Context]:
     """The contexts that queries ask for, each once. What is not known is passed over."""
     if listing and not queries:
         return list(contexts)

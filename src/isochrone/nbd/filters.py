@@ -17,13 +17,14 @@ from math import inf
 from typing import Final
 
 from isochrone import errors
+from isochrone.nbd.limits import REQUEST_BYTES_HELD
 from isochrone.nbd.transmission import Request
 from isochrone.nbd.wire import READ, WRITE
 from isochrone.types import MIB, Backend, Buffer, Device, ExportInfo, Extent
 from isochrone.world.dice import Dice
 
 BURST_S: Final = 0.1  # what a rate allows at once after a rest: smooth, and no jitter of timers
-WAITING_BYTES_MAX: Final = 8 * MIB  # payload of one client that a filter holds up
+WAITING_BYTES_MAX: Final = 8 * MIB  # of one client, that a filter holds up
 
 
 class Filter:
@@ -185,7 +186,7 @@ def bare(device: Device) -> Device:
 
 
 class Filters:
-    """A backend whose exports may have filters. They end with the process: a drill is no setting."""
+    """A backend whose exports may have filters. They end with the process."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -221,7 +222,6 @@ class Filters:
         exports = self._backend.exports()
         if not self._chains:
             return exports
-        # Through an open device, a filter could say what it likes; a list has no devices.
         return [
             ExportInfo(e.name, e.size, True, e.description) if self._frozen(e.name) else e
             for e in exports
@@ -250,10 +250,7 @@ class Waiting:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Request]] = []
         self._order = count()  # of requests that are due together
-        self.size = 0  # bytes of payload
-
-    def __len__(self) -> int:
-        return len(self._heap)
+        self.cost = 0  # bytes of memory
 
     def sort(self, requests: Iterable[Request], gate: Filter, now: float) -> list[Request]:
         """Keep those that have to wait; return those that may go on."""
@@ -265,7 +262,7 @@ class Waiting:
                 going.append(request)
                 continue
             kept = memoryview(bytes(payload))
-            self.size += len(kept)
+            self.cost += len(kept) + REQUEST_BYTES_HELD
             request = (command, cookie, offset, length, flags, kept)
             heappush(self._heap, (due, next(self._order), request))
         return going
@@ -278,12 +275,12 @@ class Waiting:
         going: list[Request] = []
         while self._heap and self._heap[0][0] <= now:
             request = heappop(self._heap)[2]
-            self.size -= len(request[5])
+            self.cost -= len(request[5]) + REQUEST_BYTES_HELD
             going.append(request)
         return going
 
     def all(self) -> list[Request]:
         """Give everything back, in order: the filters have changed."""
-        self.size = 0
+        self.cost = 0
         heap, self._heap = self._heap, []
         return [request for _, _, request in sorted(heap)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from isochrone.errors import IsochroneError, NotFound, PeerFault
+from isochrone.errors import IsochroneError, NotFound, PeerFault, TlsNeeded
 from isochrone.nbd import wire
 from isochrone.nbd.contexts import CONTEXTS_MAX, Context, matching, offered
 from isochrone.nbd.inbox import Inbox
@@ -54,10 +54,6 @@ class Tls(Enum):
     OFF = "not offered"
     OFFERED = "some exports need it"
     FORCED = "nothing else is answered before it"
-
-
-class TlsNeeded(IsochroneError):
-    """An export that is only served over TLS, to a client that does not use it."""
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ class Inbox:
     """`start` to `end` is unparsed. The owner moves `start` on, and says how long the frame
     that begins there is as soon as it knows."""
 
-    __slots__ = ("_standard", "end", "frame", "pinned", "start", "view")
+    __slots__ = ("_standard", "end", "frame", "pinned", "start", "touched", "view")
 
     def __init__(self) -> None:
         self.view = memoryview(bytearray(HANDSHAKE_BYTES))
@@ -39,6 +39,7 @@ class Inbox:
         self.frame = 0  # bytes of the incomplete frame at `start`; 0 = not known yet
         self.pinned = False  # views of earlier bytes may still be in use
         self._standard = HANDSHAKE_BYTES
+        self.touched = 0  # bytes of the buffer that were ever filled: only these take memory
 
     def expect_payloads(self) -> None:
         """The handshake is over: from now on room for requests is worth having."""
@@ -53,6 +54,7 @@ class Inbox:
             if capacity < self._standard or capacity > 2 * EAGER_BYTES_MAX:
                 self.view = memoryview(bytearray(self._standard))
                 capacity = self._standard
+                self.touched = 0
             self.start = self.end = start = end = 0
         free = capacity - end
         if (
@@ -67,8 +69,17 @@ class Inbox:
     def filled(self, count: int) -> None:
         """`count` bytes have been put into `room()`."""
         self.end += count
+        if self.end > self.touched:
+            self.touched = self.end
         if self.end == len(self.view) and HANDSHAKE_BYTES < self._standard < STANDARD_BYTES_MAX:
             self._standard *= 2  # there was more to read than room for it
+
+    def give_back(self) -> None:
+        """Memory is short: keep no more than a quiet client has, if nothing is in it."""
+        if self.start == self.end and not self.pinned and self._standard >= STANDARD_BYTES_MIN:
+            self._standard = STANDARD_BYTES_MIN
+            self.view = memoryview(bytearray(self._standard))
+            self.start = self.end = self.touched = 0
 
     def _make_room(self) -> None:
         """Move the unparsed rest to the front, of this buffer or of a new one that fits."""
@@ -90,6 +101,7 @@ class Inbox:
             fresh = memoryview(bytearray(best))
             fresh[:rest] = view[start:end]
             self.view = fresh
+            self.touched = rest
             self.pinned = False  # nobody has seen the new one
         else:
             view[:rest] = view[start:end]

@@ -57,6 +57,9 @@ class Budget(Generic[C]):
     def is_large(self, client: C) -> bool:
         return self._held.get(client, 0) > OWN_BYTES
 
+    def held(self, client: C) -> int:
+        return self._held.get(client, 0)
+
     def large(self) -> list[C]:
         """Who holds more than its own part, the largest first."""
         held = self._held

@@ -13,12 +13,16 @@ import ipaddress
 # Only for its constants and to look for a living server; data goes through asyncio transports.
 import socket  # noqa: TID251
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import structlog
 
 from isochrone.errors import Conflict, InvalidInput, Unavailable
 from isochrone.nbd.client import HANDSHAKE_S_MAX, Client
+from isochrone.nbd.filters import Filters
+from isochrone.nbd.limits import ARRIVED_BYTES_MAX, BUDGET_BYTES, LOOK_S, Budget, Lines
+from isochrone.nbd.tls import TlsPolicy
 from isochrone.nbd.turn import take_turn
 from isochrone.types import Backend
 
@@ -37,13 +41,19 @@ class FrontDoor:
         *,
         connections_max: int = CONNECTIONS_MAX,
         handshake_s: float = HANDSHAKE_S_MAX,
+        budget_bytes: int = BUDGET_BYTES,
     ) -> None:
-        self.backend = backend
+        self.backend = backend if isinstance(backend, Filters) else Filters(backend)
+        self.backend.changed = self._refit
         self.handshake_s = handshake_s
         self._connections_max = connections_max
         self._servers: list[asyncio.AbstractServer] = []
         self._clients: set[Client] = set()
         self._clients_seen = 0
+        self._budget: Budget[Client] = Budget(budget_bytes)
+        self._relieving = False
+        self._arrived = 0  # bytes that wait for the next turn
+        self._lines = Lines()
         self._crowded = False  # turning clients away; said once, not for each
         self._closing = False
         self._awake: list[Client] = []  # who takes part in the next turn
@@ -59,33 +69,62 @@ class FrontDoor:
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
-    async def listen_unix(self, path: str) -> None:
-        """Listen on a Unix socket. A socket file that nobody serves any more is replaced."""
+    @property
+    def held_bytes(self) -> int:
+        """What all clients together make us hold."""
+        return self._budget.used
+
+    async def listen_socket(
+        self, listening: socket.socket, *, tls: TlsPolicy | None = None
+    ) -> None:
+        """Serve a listening socket that somebody else opened, whatever its address is."""
+        self._loop = asyncio.get_running_loop()
+        unix = listening.family == socket.AF_UNIX
+        create = self._loop.create_unix_server if unix else self._loop.create_server
+        self._servers.append(
+            await create(partial(Client, self, tls), sock=listening, backlog=BACKLOG)
+        )
+
+    async def listen_unix(self, path: str, *, tls: TlsPolicy | None = None) -> None:
+        """Listen on a Unix socket. A socket file that nobody serves any more is replaced.
+
+        Without a policy whoever can open the file may open every export.
+        """
         if _is_served(path):
             raise Conflict(f"another server listens on {path}")
         self._loop = asyncio.get_running_loop()
         try:
-            server = await self._loop.create_unix_server(self._client, path, backlog=BACKLOG)
+            server = await self._loop.create_unix_server(
+                partial(Client, self, tls), path, backlog=BACKLOG
+            )
         except OSError as e:
             raise Unavailable(f"cannot listen on {path}: {e.strerror or e}") from e
         self._servers.append(server)
 
     async def listen_tcp(
-        self, host: str, port: int, *, open_to_network: bool = False
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: TlsPolicy | None = None,
+        open_to_network: bool = False,
     ) -> tuple[str, int]:
         """Listen on an address and return it, with the port the system chose for port 0.
 
-        Nobody is asked who they are here, so an address that other hosts can reach is refused
-        unless the caller answers for that network.
+        An address that other hosts can reach is refused unless TLS with client certificates is
+        forced, or the caller answers for that network.
         """
-        if not open_to_network and not _is_local(host):
+        authenticates = tls is not None and tls.authenticates
+        if not (authenticates or open_to_network or _is_local(host)):
             raise InvalidInput(
                 f"{host!r} can be reached from other hosts, and this port does not authenticate",
-                hint="listen on 127.0.0.1 or a Unix socket",
+                hint="listen on 127.0.0.1 or a Unix socket, or require TLS client certificates",
             )
         self._loop = asyncio.get_running_loop()
         try:
-            server = await self._loop.create_server(self._client, host, port, backlog=BACKLOG)
+            server = await self._loop.create_server(
+                partial(Client, self, tls), host, port, backlog=BACKLOG
+            )
         except OSError as e:
             raise Unavailable(f"cannot listen on {host}:{port}: {e.strerror or e}") from e
         self._servers.append(server)
@@ -134,6 +173,7 @@ class FrontDoor:
 
     def goodbye(self, client: Client) -> None:
         self._clients.discard(client)
+        self._turned(self._budget.forget(client))
         if not self._clients:
             self._empty.set()
 
@@ -149,11 +189,12 @@ class FrontDoor:
     def take_turn(self) -> None:
         """Serve everything that has arrived, over all connections."""
         clients, self._awake = self._awake, []
+        self._arrived = 0
         if not clients:
             return
         for client in clients:
             client.awake = False
-        outcome = take_turn(self.backend, clients)
+        outcome = take_turn(self.backend, clients, tight=self._budget.tight)
         if outcome.commit_failure is not None:
             log.error("changes could not be committed", exc_info=outcome.commit_failure)
         if outcome.waiting:
@@ -162,13 +203,64 @@ class FrontDoor:
             task = self._loop.create_task(self._flush(outcome.waiting))
             self._flushes.add(task)
             task.add_done_callback(self._flushes.discard)
-        for client in clients:
+        # Who got no reads comes first next time.
+        for client in clients[outcome.read_until :] + clients[: outcome.read_until]:
             client.settle()
+
+    def arrived(self, size: int) -> None:
+        """So much waits for the next turn, which may not be later than that."""
+        self._arrived += size
+        if self._arrived > ARRIVED_BYTES_MAX:
+            self.take_turn()
+
+    def weighed(self, client: Client, held: int) -> None:
+        """A client holds another amount of memory than before."""
+        turned = self._budget.weigh(client, held)
+        if self._budget.tight or client.squeezed:
+            client.squeeze(self._budget.tight and self._budget.is_large(client))
+        self._turned(turned)
+
+    def say(self, event: str, client: Client, **facts: Any) -> None:
+        """Log what a peer did, or no line at all if peers make us write too many."""
+        unsaid = self._lines.take(self._loop.time())
+        if unsaid is None:
+            return
+        if unsaid:
+            facts["lines_left_out"] = unsaid
+        write = log.error if "exc_info" in facts else log.warning
+        write(event, client=client.name, **facts)
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _client(self) -> Client:
-        return Client(self)
+    def _turned(self, turned: bool) -> None:
+        """After a change of the budget: things may have become tight, or not tight any more."""
+        if not turned:
+            return
+        if not self._budget.tight:
+            for client in self._clients:
+                client.squeeze(False)
+            return
+        log.warning("nbd clients hold too much memory", limit=self._budget.limit)
+        if not self._relieving:
+            self._relieving = True
+            self._loop.call_soon(self._relieve)
+
+    def _relieve(self) -> None:
+        """While things are tight: see who came down, and let go who does not."""
+        for client in self._budget.large():
+            client.weigh_again()
+        self._relieving = self._budget.tight
+        if not self._relieving:
+            return
+        for client in self._budget.stalled(self._loop.time()):
+            client.evict(self._budget.held(client))
+        for client in self._budget.large():
+            client.squeeze(True)
+        self._loop.call_later(LOOK_S, self._relieve)
+
+    def _refit(self, name: str) -> None:
+        for client in list(self._clients):
+            client.refit(name)
 
     def _turn(self) -> None:
         self._turn_due = False

@@ -52,8 +52,8 @@ FLAGS_ALLOWED: Final = {
     FLUSH: CMD_FUA,
     TRIM: CMD_FUA,
     CACHE: CMD_FUA,
-    # FAST_ZERO changes nothing: a hole is always faster than zeros written. Nor does NO_HOLE: in a
-    # log every later write takes new room, whether zeros were there before or a hole.
+    # A hole is always faster than zeros, so FAST_ZERO alone changes nothing. With NO_HOLE zeros are
+    # written, and that is never faster than a WRITE.
     WRITE_ZEROES: CMD_FUA | CMD_NO_HOLE | CMD_FAST_ZERO,
 }
 CHANGES: Final = frozenset({WRITE, TRIM, WRITE_ZEROES})
@@ -158,6 +158,8 @@ class Transmission:
         elif command == READ and length > PAYLOAD_BYTES_MAX:
             words = f"a read of {length} bytes; the limit is {PAYLOAD_BYTES_MAX}"
             self.failed(cookie, errno.EINVAL, words)
+        elif flags & CMD_NO_HOLE and flags & CMD_FAST_ZERO:
+            self.failed(cookie, errno.EOPNOTSUPP, "zeros without a hole are not fast")
         elif command == BLOCK_STATUS and not self.contexts:
             self.failed(cookie, errno.EINVAL, "no metadata context was agreed on")
         else:
@@ -177,9 +179,7 @@ class Transmission:
             self._out.append(wire.SIMPLE_DONE + cookie)
         self._out += pieces
 
-    def status(
-        self, cookie: bytes, found: Sequence[tuple[int, Sequence[tuple[int, int]]]]
-    ) -> None:
+    def status(self, cookie: bytes, found: Sequence[tuple[int, Sequence[tuple[int, int]]]]) -> None:
         """Answer a BLOCK_STATUS: for each context its id, and its extents as (length, flags)."""
         left = len(found)
         for context, extents in found:

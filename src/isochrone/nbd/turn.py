@@ -18,9 +18,11 @@ from typing import Final, Generic, TypeVar
 from isochrone.errors import IsochroneError, OutOfRange
 from isochrone.nbd import contexts, wire
 from isochrone.nbd.connection import Connection, Request, Tls
+from isochrone.nbd.limits import OWN_BYTES
 from isochrone.nbd.wire import (
     BLOCK_STATUS,
     CMD_FUA,
+    CMD_NO_HOLE,
     CMD_REQ_ONE,
     FLUSH,
     READ,
@@ -31,19 +33,27 @@ from isochrone.nbd.wire import (
 from isochrone.types import KIB, MIB, Backend, Device
 
 READ_BYTES_PER_TURN: Final = 1 * MIB  # of one connection; the rest waits until these are sent
+READ_BYTES_OF_ALL: Final = 64 * MIB  # of a turn; a thousand large reads are as many turns
+ZERO_BYTES_PER_TURN: Final = 8 * MIB  # of one connection, written because it wants no holes
 STATUS_COST: Final = 256 * KIB  # of looking up one context: it takes as long as reading so much
+
+ZEROS: Final = memoryview(bytes(MIB))
 
 
 class Seat:
     """What a turn needs of one connection."""
 
-    __slots__ = ("broken", "connection", "device", "reads", "requests")
+    __slots__ = (
+        *("broken", "connection", "device", "reads", "requests", "squeezed", "unfinished"),
+    )
 
     def __init__(self, tls: Tls = Tls.OFF) -> None:
         self.connection = Connection(tls)
         self.device: Device | None = None  # set while an export is open
         self.requests: list[Request] = []  # arrived since the last turn
+        self.unfinished: list[Request] = []  # the rest of changes that take more than one turn
         self.reads: list[Request] = []  # not served yet; they pin no payload
+        self.squeezed = False  # memory is short, and this connection holds more than its part
         self.broken: Exception | None = None  # a defect met on the way: end this connection
 
 
@@ -56,10 +66,11 @@ class Outcome(Generic[S]):
 
     waiting: list[tuple[S, list[bytes]]] = field(default_factory=list)  # for a flush
     commit_failure: Exception | None = None
+    read_until: int = 0  # the seats from here on got no reads: too much was read for the others
 
 
-def take_turn(backend: Backend, seats: Sequence[S]) -> Outcome[S]:
-    """Serve the requests of all these connections."""
+def take_turn(backend: Backend, seats: Sequence[S], *, tight: bool = False) -> Outcome[S]:
+    """Serve the requests of all these connections; only small reads while memory is `tight`."""
     outcome: Outcome[S] = Outcome()
     staged: list[tuple[S, list[bytes], list[bytes]]] = []
     for seat in seats:
@@ -72,7 +83,7 @@ def take_turn(backend: Backend, seats: Sequence[S]) -> Outcome[S]:
             _stage(seat, changes, durable, flushes)
         except Exception as e:  # noqa: BLE001 - the server logs it and ends this connection only
             seat.broken = e
-        if changes or durable:
+        if changes or durable or seat.unfinished:
             staged.append((seat, changes, durable))
         if flushes:
             outcome.waiting.append((seat, flushes))
@@ -83,18 +94,23 @@ def take_turn(backend: Backend, seats: Sequence[S]) -> Outcome[S]:
             outcome.commit_failure = e
     for seat, changes, durable in staged:
         if outcome.commit_failure is not None:
-            for cookie in changes + durable:
+            rest = [request[1] for request in seat.unfinished]
+            seat.unfinished = []
+            for cookie in changes + durable + rest:
                 fail(seat, cookie, outcome.commit_failure)
             continue
         seat.connection.done(changes)
         if durable:
             outcome.waiting.append((seat, durable))
+    left = READ_BYTES_OF_ALL
     for seat in seats:
-        seat.requests = []
+        seat.requests, seat.unfinished = seat.unfinished, []
         seat.connection.release()
-        if seat.reads:
+        if left > 0:
+            outcome.read_until += 1
+        if seat.reads and left > 0 and not seat.squeezed:
             try:
-                _serve(seat)
+                left -= _serve(seat, OWN_BYTES if tight else READ_BYTES_PER_TURN, tight=tight)
             except Exception as e:  # noqa: BLE001 - as above
                 seat.broken = e
     return outcome
@@ -112,6 +128,7 @@ def _stage(seat: Seat, changes: list[bytes], durable: list[bytes], flushes: list
     if device is None:  # gone since the requests arrived
         return
     write, discard, reads = device.write, device.discard, seat.reads
+    zeros_left = ZERO_BYTES_PER_TURN
     for request in seat.requests:
         command, cookie, offset, length, flags, payload = request
         if command == READ:
@@ -120,6 +137,15 @@ def _stage(seat: Seat, changes: list[bytes], durable: list[bytes], flushes: list
         try:
             if command == WRITE:
                 write(offset, payload)
+            elif command == WRITE_ZEROES and flags & CMD_NO_HOLE:
+                part = min(length, zeros_left)
+                zeros_left -= part
+                for at in range(offset, offset + part, len(ZEROS)):
+                    write(at, ZEROS[: offset + part - at])
+                if part < length:
+                    rest = (command, cookie, offset + part, length - part, flags, payload)
+                    seat.unfinished.append(rest)
+                    continue
             elif command in (TRIM, WRITE_ZEROES):
                 discard(offset, length)
             elif command == FLUSH:
@@ -140,17 +166,20 @@ def _stage(seat: Seat, changes: list[bytes], durable: list[bytes], flushes: list
             (durable if flags & CMD_FUA else changes).append(cookie)
 
 
-def _serve(seat: Seat) -> None:
-    """Read for this connection, up to what one turn may hold in memory."""
+def _serve(seat: Seat, budget: int, *, tight: bool) -> int:
+    """Read for this connection, up to what one turn may hold in memory; how much that was."""
     device, reads = seat.device, seat.reads
     if device is None:
         reads.clear()
-        return
+        return 0
     read, answer = device.read, seat.connection.data
-    left = READ_BYTES_PER_TURN
+    left = budget
     served = 0
     for request in reads:
         command, cookie, offset, length, _, _ = request
+        if tight and length > left and command == READ:
+            seat.squeezed = left == budget  # else the next turn will do
+            break
         served += 1
         if command == BLOCK_STATUS:
             left -= _tell_status(seat, device, request)
@@ -167,6 +196,7 @@ def _serve(seat: Seat) -> None:
         if left <= 0:
             break
     del reads[:served]
+    return budget - left
 
 
 def _tell_status(seat: Seat, device: Device, request: Request) -> int:

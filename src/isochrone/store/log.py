@@ -174,7 +174,8 @@ class Log:
             self._disk.remove(segment_name(number))
             raise
         self._segment, self._slot, self._tail = number, 1, file
-        self._files[number] = self._unsynced[number] = file
+        self._unsynced[number] = file
+        self._hold(number, file)
         self.first_lsns[number] = self.lsn + 1
         self._names_unsynced = True
         self.on_roll()
@@ -214,10 +215,14 @@ class Log:
             file = self._disk.open(segment_name(segment))
         except FileNotFoundError as e:
             raise Damaged(f"segment {segment} of the log is missing") from e
+        self._hold(segment, file)
+        return file
+
+    def _hold(self, segment: int, file: File) -> None:
+        """Keep a file open, and the number of open ones bounded."""
         if len(self._files) >= OPEN_SEGMENTS_MAX:
             self._close_idle()
         self._files[segment] = file
-        return file
 
     def _close_idle(self) -> None:
         """Close the file that was opened first of those that nobody writes or syncs."""

@@ -28,28 +28,23 @@ log = structlog.get_logger()
 
 
 class Spares:
-    """The spare files of a pool. Those that a crash left incomplete are deleted at the start."""
+    """The spare files of a pool. Those of an earlier life are deleted at the start.
+
+    Any of them may have been the newest segment, whose name a power cut took back. Its number comes
+    again now, and under that number what it holds would verify.
+    """
 
     def __init__(self, disk: Disk, segment_bytes: int) -> None:
         self._disk = disk
         self._size = segment_bytes
         self._names: list[str] = []
+        self._newest = 0
         for name in disk.names():
             if name.startswith("spare-"):
-                self._take_over(name)
-        self._newest = max((int(name[-16:], 16) for name in self._names), default=0)
+                disk.remove(name)
 
     def __len__(self) -> int:
         return len(self._names)
-
-    def _take_over(self, name: str) -> None:
-        file = self._disk.open(name)
-        complete = file.size() == self._size
-        file.close()
-        if complete:
-            self._names.append(name)
-        else:
-            self._disk.remove(name)
 
     @property
     def bytes_on_disk(self) -> int:

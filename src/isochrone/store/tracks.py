@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 from isochrone.types import BLOCK, MIB
@@ -90,15 +91,20 @@ class Forest:
         words.frombytes(self._load(id))
         node = Node(id, 0, words)  # epoch 0: whoever changes it must copy it first
         self._nodes[id] = node
-        if len(self._nodes) * 16 * LEAF_BLOCKS > self.budget:
-            self._evict()
+        self._evict()
         return node
 
     def _evict(self) -> None:
-        """Drop a tenth of the nodes, the longest-held first, of those a checkpoint has."""
-        wanted = len(self._nodes) // 10
-        clean = (id for id in self._nodes if id not in self.fresh and id not in self._saving)
-        for id in [id for id, _ in zip(clean, range(wanted), strict=False)]:
+        """Keep those that a checkpoint has within the budget: the longest-held go first.
+
+        The others, which must stay, are bounded by the log between two checkpoints.
+        """
+        clean = len(self._nodes) - len(self.fresh) - len(self._saving)
+        if clean * 16 * LEAF_BLOCKS <= self.budget:
+            return
+        excess = clean - self.budget * 9 // 10 // (16 * LEAF_BLOCKS)
+        droppable = (id for id in self._nodes if id not in self.fresh and id not in self._saving)
+        for id in list(islice(droppable, excess)):
             del self._nodes[id]
 
     def _make(self, words: array[int]) -> Node:
@@ -143,8 +149,7 @@ class Forest:
     def saved(self) -> None:
         """The nodes of the last freeze are in the metadata store."""
         self._saving = {}
-        if len(self._nodes) * 16 * LEAF_BLOCKS > self.budget:
-            self._evict()
+        self._evict()
 
     # -- reading
 

@@ -6,6 +6,8 @@ can put a pretended one in its place.
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from isochrone.world.clock import Clock, SystemClock
@@ -24,6 +26,6 @@ class World:
     work: Work
 
 
-def system_world() -> World:
-    """The real one."""
-    return World(clock=SystemClock(), net=SystemNet(), dice=SystemDice(), work=ThreadWork())
+def system_world(handed: Mapping[str, socket.socket] | None = None) -> World:
+    """The real one; `handed` are listening sockets that were opened for us, by address."""
+    return World(clock=SystemClock(), net=SystemNet(handed), dice=SystemDice(), work=ThreadWork())

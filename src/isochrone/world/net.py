@@ -7,7 +7,8 @@ has its own `Protocol` classes, where every microsecond counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from isochrone.errors import InvalidInput, Unavailable
@@ -103,6 +104,10 @@ class StreamChannel:
 
 
 class SystemNet:
+    def __init__(self, handed: Mapping[str, socket.socket] | None = None) -> None:
+        """`handed`: listening sockets that somebody opened for us, by the address to ask for."""
+        self._handed = dict(handed or {})
+
     async def connect(self, address: str) -> Channel:
         where = split_address(address)
         try:
@@ -125,7 +130,12 @@ class SystemNet:
                 channel.close()
 
         where = split_address(address)
+        handed = self._handed.get(address)
         try:
+            if handed is not None:
+                unix = handed.family == socket.AF_UNIX
+                start = asyncio.start_unix_server if unix else asyncio.start_server
+                return _Listening(await start(accepted, sock=handed))
             if where is None:
                 return _Listening(await asyncio.start_unix_server(accepted, address))
             return _Listening(await asyncio.start_server(accepted, *where))
