@@ -17,7 +17,8 @@ Segment file `segment-<16 hex digits of its number>`, slot 0:
 
 A file `spare-<16 hex digits>` is a segment to be: all its slots are written (with zeros, or with a
 segment that was emptied), so that what is appended needs no new room from the file system. It gets
-its number with its name; what it held before does not verify under that number.
+its number with its name; what it held before does not verify under that number. Spares do not
+outlive the process that made them: the next one deletes them before it appends.
 
 Then batches, each starting on a slot boundary:
 
