@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -204,6 +205,23 @@ def test_large_reads_of_one_turn_are_shared_out(
                 assert peer.error() == (0, b"cookie01")
                 peer.receive(length)
             peer.close()
+
+
+def test_a_client_that_left_before_its_flush_is_forgotten(tmp_path: Path) -> None:
+    async def gate() -> asyncio.Event:
+        return asyncio.Event()
+
+    with serve(backend_of(), tmp_path, "uvloop") as serving:
+        serving.backend.flush_gate = held = serving.run(gate())
+        with raw(serving.path) as peer:
+            peer.open("disk")
+            peer.send(request(wire.WRITE, 0, payload=bytes(128 * KIB), flags=wire.CMD_FUA))
+            serving.until(lambda: serving.backend.flushes == 1)
+        serving.until(lambda: serving.door.connections == 0)
+        serving.loop.call_soon_threadsafe(held.set)
+        serving.until(lambda: not serving.door._flushes)
+        assert serving.door.held_bytes == 0
+        assert not serving.door._budget._held
 
 
 # -- other clients' time, and the log

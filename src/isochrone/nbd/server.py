@@ -215,6 +215,8 @@ class FrontDoor:
 
     def weighed(self, client: Client, held: int) -> None:
         """A client holds another amount of memory than before."""
+        if client not in self._clients:  # gone, and a flush that it waited for has just ended
+            return
         turned = self._budget.weigh(client, held)
         if self._budget.tight or client.squeezed:
             client.squeeze(self._budget.tight and self._budget.is_large(client))
