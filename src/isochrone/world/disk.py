@@ -137,13 +137,9 @@ class FolderDisk:
             ) from e
 
     def names(self) -> list[str]:
-        return sorted(
-            entry.name
-            for entry in os.scandir(self.path)
-            if entry.is_file()
-            and entry.name != LOCK_NAME
-            and not entry.name.startswith(METADATA_NAME)
-        )
+        with os.scandir(self.path) as entries:
+            files = [entry.name for entry in entries if entry.is_file()]
+        return sorted(n for n in files if n != LOCK_NAME and not n.startswith(METADATA_NAME))
 
     def create(self, name: str) -> File:
         return FolderFile(self.path / name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
