@@ -22,7 +22,6 @@ from isochrone import __version__
 from isochrone.control import views as v
 from isochrone.control.census import Census
 from isochrone.control.filters import parse_chain
-from isochrone.control.sockets import is_loopback
 from isochrone.dr.failover import promote
 from isochrone.errors import InvalidInput, IsochroneError, Unavailable
 from isochrone.mirror import groups
@@ -31,6 +30,7 @@ from isochrone.nbd.filters import Filters
 from isochrone.store import copies, volumes
 from isochrone.store.front import PoolBackend
 from isochrone.store.pool import Pool
+from isochrone.world.net import is_loopback
 
 BODY_BYTES_MAX: Final = 1 << 20  # a copy of 4,096 volumes with the longest names needs 540 KB
 WAIT_S_MAX: Final = 86400.0

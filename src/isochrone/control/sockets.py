@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 # The listening sockets are made here, so that a port that is taken is an error before "ready".
 import socket  # noqa: TID251
 import stat
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from isochrone.errors import InvalidInput, Unavailable
-from isochrone.world.net import split_address
+from isochrone.world.net import is_loopback, split_address
 
 NBD_SOCKET: Final = "nbd.sock"
 LINK_SOCKET: Final = "link.sock"
@@ -108,16 +106,6 @@ def remove_sockets(directory: Path, keep: frozenset[Path] = frozenset()) -> None
 
 def keep_private(path: str) -> None:
     Path(path).chmod(0o600)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address. Compared as a number, never as text."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def tcp_address(option: str, address: str, *, insecure: bool) -> tuple[str, int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 
 # Only for its constants and to look for a living server; data goes through asyncio transports.
 import socket  # noqa: TID251
@@ -25,6 +24,7 @@ from isochrone.nbd.limits import ARRIVED_BYTES_MAX, BUDGET_BYTES, LOOK_S, Budget
 from isochrone.nbd.tls import TlsPolicy
 from isochrone.nbd.turn import take_turn
 from isochrone.types import Backend
+from isochrone.world.net import is_loopback
 
 CONNECTIONS_MAX: Final = 1000  # a host's worth of guests; a quiet one costs 64 KiB and a file
 BACKLOG: Final = 128  # connections the kernel holds for us while a turn runs
@@ -115,7 +115,7 @@ class FrontDoor:
         forced, or the caller answers for that network.
         """
         authenticates = tls is not None and tls.authenticates
-        if not (authenticates or open_to_network or _is_local(host)):
+        if not (authenticates or open_to_network or is_loopback(host)):
             raise InvalidInput(
                 f"{host!r} can be reached from other hosts, and this port does not authenticate",
                 hint="listen on 127.0.0.1 or a Unix socket, or require TLS client certificates",
@@ -285,16 +285,6 @@ class FrontDoor:
             how(client)
         if self._clients:
             await self._empty.wait()
-
-
-def _is_local(host: str) -> bool:
-    """Whether only this host can reach an address. Compared as a number, never as text."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_served(path: str) -> bool:

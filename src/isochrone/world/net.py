@@ -7,6 +7,7 @@ has its own `Protocol` classes, where every microsecond counts.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
@@ -67,6 +68,16 @@ def split_address(address: str) -> tuple[str, int] | None:
             hint="write HOST:PORT, or a path with a slash for a Unix socket",
         )
     return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address. Compared as a number, never as text."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class StreamChannel:
