@@ -45,12 +45,12 @@ demo: $(STAMP)  ## two sites, a disaster and a failover, on this machine
 	@scripts/system-packages demo
 	$(BIN)/python demo/demo.py
 
-bench: $(STAMP)  ## measure the front door against its neighbours
-	@scripts/system-packages bench
-	$(BIN)/python bench/run.py
+bench: $(STAMP)  ## measure the front door against its neighbours, and the store
+	@scripts/system-packages bench && $(BIN)/python bench/run.py && $(BIN)/python bench/pool.py
 
-soak: $(STAMP)  ## hostile clients by the million: FRAMES=n LIVE=n
+soak: $(STAMP)  ## hostile clients, flipped bits, power cuts: FRAMES=n LIVE=n FLIPS=n CUTS=n
 	$(BIN)/python bench/hostile.py $(FRAMES:%=--frames %) $(LIVE:%=--live %) --jobs $(JOBS)
+	$(BIN)/python bench/rot.py $(FLIPS:%=--flips %) $(CUTS:%=--cuts %) --jobs $(JOBS)
 
 lock: $(STAMP)  ## take the newest versions into requirements.lock
 	$(PIP) install --quiet 'uv>=0.9'

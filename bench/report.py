@@ -13,6 +13,7 @@ from typing import Any, Final
 READING: Final = "## Reading"
 READING_EMPTY: Final = "Not written yet. This section is kept when the benchmark runs again."
 MIB: Final = 1 << 20
+NONE: Final = "–"  # not measured: this server cannot do it, or it would tell nothing
 
 
 class FioError(ValueError):
@@ -48,8 +49,13 @@ class Row:
     samples: Mapping[str, Sequence[Sample]]
 
 
-def parse_fio(document: Mapping[str, Any], *, reads: bool, fsync: bool) -> Sample:
-    """The figures of fio's only job. With `fsync` the latency is that of write plus flush."""
+def parse_fio(
+    document: Mapping[str, Any], *, reads: bool, fsync: bool, mixed: bool = False
+) -> Sample:
+    """The figures of fio's only job. With `fsync` the latency is that of write plus flush.
+
+    A mixed job is told by the rates of both sides together, and the p99 of its reads.
+    """
     jobs = document.get("jobs", ())
     if len(jobs) != 1:
         raise FioError(f"fio reports {len(jobs)} jobs, not one")
@@ -59,15 +65,16 @@ def parse_fio(document: Mapping[str, Any], *, reads: bool, fsync: bool) -> Sampl
     side = job["read" if reads else "write"]
     if not side["total_ios"]:
         raise FioError("fio measured nothing: the time is too short")
+    sides = [job["read"], job["write"]] if mixed else [side]
     p99_ns = _p99_ns(side["clat_ns"])
     if fsync:
         # Two percentiles do not add up; the flush is nearly all of it, so the sum errs little,
         # and to the same side for everybody.
         p99_ns += _p99_ns(job["sync"]["lat_ns"])
     return Sample(
-        operations=int(side["total_ios"]),
-        iops=float(side["iops"]),
-        bytes_per_s=float(side["bw_bytes"]),
+        operations=sum(int(one["total_ios"]) for one in sides),
+        iops=sum(float(one["iops"]) for one in sides),
+        bytes_per_s=sum(float(one["bw_bytes"]) for one in sides),
         p99_us=p99_ns / 1000,
     )
 
@@ -89,7 +96,7 @@ def rate(row: Row, server: str) -> Summary:
 def ratios(row: Row, ours: str, peers: Sequence[str]) -> dict[str, float]:
     """Our median over that of each peer; above 1 we are faster."""
     own = rate(row, ours).median
-    return {peer: own / rate(row, peer).median for peer in peers}
+    return {peer: own / rate(row, peer).median for peer in peers if row.samples.get(peer)}
 
 
 def shown_rate(summary: Summary, *, sequential: bool) -> str:
@@ -121,8 +128,13 @@ def rate_table(rows: Sequence[Row], ours: str, peers: Sequence[str], others: Seq
         body.append(
             [
                 row.title,
-                *(shown_rate(rate(row, s), sequential=row.sequential) for s in shown),
-                *(f"{own[peer]:.2f}" for peer in peers),
+                *(
+                    shown_rate(rate(row, s), sequential=row.sequential)
+                    if row.samples.get(s)
+                    else NONE
+                    for s in shown
+                ),
+                *(f"{own[peer]:.2f}" if peer in own else NONE for peer in peers),
                 f"**{min(own.values()):.2f}**",
             ]
         )
@@ -133,9 +145,10 @@ def cost_table(rows: Sequence[Row], servers: Sequence[str]) -> str:
     """99th percentile of the latency, and processor time of the server, for one operation."""
     body = []
     for row in rows:
-        p99 = [summarise([s.p99_us for s in row.samples[name]]).median for name in servers]
-        cpu = [summarise([s.cpu_us for s in row.samples[name]]).median for name in servers]
-        body.append([row.title, *(f"{v:,.0f}" for v in p99), *(f"{v:,.1f}" for v in cpu)])
+        rounds = [row.samples.get(name) for name in servers]
+        p99 = [f"{median(s.p99_us for s in found):,.0f}" if found else NONE for found in rounds]
+        cpu = [f"{median(s.cpu_us for s in found):,.1f}" if found else NONE for found in rounds]
+        body.append([row.title, *p99, *cpu])
     head = ["job", *(f"p99 {name}" for name in servers), *(f"CPU {name}" for name in servers)]
     return table(head, body)
 
@@ -157,7 +170,8 @@ def page(
     """The whole of RESULTS.md."""
     parts = [
         "# Results of the benchmark",
-        "Written by `make bench`; what the columns mean is in README.md beside this file.",
+        "Written by `make bench`; what the columns mean is in README.md beside this file. The store"
+        " without the front door is measured in POOL.md.",
         "\n".join(f"- {name}: {value}" for name, value in facts),
         "## Rates",
         "Median of the rounds (least–most). × is our median over that of the peer: "

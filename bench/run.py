@@ -16,7 +16,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +34,7 @@ FIO_GRACE_S: Final = 60.0  # beyond the measured time: a flush may wait for the 
 FREE_BYTES_MIN: Final = 8 << 30  # a log grows with every write; the fastest job fills 3 GiB
 WARM_SHARE: Final = 0.6  # of the memory that is available; the rest is left to others
 WARM_BYTES: Final = 1 << 30  # one step
+COPY_S: Final = 1.0  # between copies, where a job takes some
 UNITS: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 Samples = dict[str, dict[str, list[report.Sample]]]  # job -> server -> one a round
@@ -50,13 +54,14 @@ def parse_jobs(text: str) -> list[jobs.Job]:
     wanted = text.split(",")
     if not set(wanted) <= set(known):
         raise argparse.ArgumentTypeError(f"the jobs are {', '.join(known)}")
-    return [job for job in jobs.JOBS if job.name in wanted]
+    needed = {job.load_of for job in jobs.JOBS if job.name in wanted}  # what tells their load
+    return [job for job in jobs.JOBS if job.name in needed.union(wanted)]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the front door against its neighbours.")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
-    parser.add_argument("--seconds", type=int, default=3, help="of one job; default: 3")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--seconds", type=int, default=2, help="of one job; default: 2")
     parser.add_argument("--size", type=parse_size, default="1g", help="of a volume; default: 1g")
     parser.add_argument(
         "--only",
@@ -64,7 +69,6 @@ def arguments() -> argparse.Namespace:
         metavar="JOB,...",
         help=f"print, and leave RESULTS.md alone; of {', '.join(job.name for job in jobs.JOBS)}",
     )
-    parser.add_argument("--with-memory", action="store_true", help="also measure nbdkit memory")
     parser.add_argument("--cold", action="store_true", help="do not touch the memory before")
     parser.add_argument(
         "--directory", type=Path, default=Path("build"), help="on the disk to use; default: build"
@@ -135,17 +139,43 @@ def fio(command: list[str], directory: Path, output: str, seconds: float) -> dic
     return document
 
 
+@contextmanager
+def copying(server: Server, wanted: bool) -> Iterator[None]:
+    """Take a copy each second in here; they are deleted afterwards, which is not measured."""
+    taken: list[str] = []
+    over = threading.Event()
+
+    def take() -> None:
+        while not over.wait(COPY_S):
+            server.copy(f"copy-{len(taken)}")
+            taken.append(f"copy-{len(taken)}")
+
+    if not wanted:
+        yield
+        return
+    with ThreadPoolExecutor(1) as executor:
+        taking = executor.submit(take)
+        try:
+            yield
+        finally:
+            over.set()
+        taking.result()
+    for name in taken:
+        server.delete_copy(name)
+
+
 def measure(
-    job: jobs.Job, server: Server, directory: Path, seconds: float, seed: int
+    job: jobs.Job, server: Server, directory: Path, seconds: float, seed: int, rate: int
 ) -> report.Sample:
     settle(directory)
     if shutil.disk_usage(directory).free < FREE_BYTES_MIN:
         raise BenchError(f"less than {FREE_BYTES_MIN >> 30} GiB are free: too few to go on")
     cpu_before = server.cpu_s()
-    command = jobs.command(job, server.uri, seconds, seed, "fio.json")
-    document = fio(command, directory, "fio.json", seconds)
-    cpu_s = server.cpu_s() - cpu_before
-    sample = report.parse_fio(document, reads=job.reads, fsync=job.fsync)
+    command = jobs.command(job, server.uri, seconds, seed, "fio.json", rate)
+    with copying(server, job.copies):
+        document = fio(command, directory, "fio.json", seconds)
+        cpu_s = server.cpu_s() - cpu_before
+    sample = report.parse_fio(document, reads=job.reads, fsync=job.fsync, mixed=job.mixed)
     # The ramp is in the processor time and not in fio's count.
     operations = sample.iops * (seconds + jobs.RAMP_S)
     return report.Sample(
@@ -167,8 +197,14 @@ def run_all(
     for number in range(chosen.rounds):
         first = number % len(running)
         for job in wanted:
+            load = [
+                samples[job.load_of][s.title][-1].iops for s in running if s.peer and job.load_of
+            ]
+            rate = int(min(load, default=0) * jobs.LOAD_PART)
             for server in running[first:] + running[:first]:
-                sample = measure(job, server, directory, chosen.seconds, seed=number + 1)
+                if (job.copies and not server.copies) or not (job.ceiling or server.peer):
+                    continue
+                sample = measure(job, server, directory, chosen.seconds, number + 1, rate)
                 samples[job.name][server.title].append(sample)
                 say(
                     f"round {number + 1} {job.name:14} {server.title:13} {sample.iops:10,.0f}/s"
@@ -199,7 +235,10 @@ def facts(
             f"{chosen.rounds} rounds of {chosen.seconds:g} s, volumes of "
             f"{chosen.size >> 20} MiB, each written once before",
         ),
-        ("fio", f"`--ioengine=nbd {' '.join(jobs.common_options())}`, one connection"),
+        (
+            "fio",
+            f"`--ioengine=nbd {' '.join(jobs.common_options())}`; one connection unless told",
+        ),
         *((server.title, f"`{server.shown_command(directory)}`") for server in running),
         (
             "durability",
@@ -228,7 +267,7 @@ def main() -> int:
         if not chosen.cold:
             say("touching the memory")
         warm = 0 if chosen.cold else touch_memory()
-        running = servers(directory, chosen.size, with_memory=chosen.with_memory)
+        running = servers(directory, chosen.size)
         for server in running:
             stack.callback(server.stop)
             server.start(directory, chosen.size)

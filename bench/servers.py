@@ -6,6 +6,7 @@ benchmark, which then ends every server by its process id.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,14 +16,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from isochrone.control.client import Client, path
+from isochrone.errors import IsochroneError
 
 START_S_MAX: Final = 20.0
 STOP_S_MAX: Final = 30.0  # isochrone makes everything durable first
 SOCKET_PATH_BYTES_MAX: Final = 107
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 EXPORT: Final = "bench"
-PROGRAMS: Final = ("fio", "nbdkit", "qemu-nbd")
+PROGRAMS: Final = ("fio", "nbdkit", "qemu-nbd", "qemu-storage-daemon", "qemu-img")
 
 
 class BenchError(Exception):
@@ -39,6 +43,8 @@ def check_programs() -> None:
 
 class Server:
     """One NBD server over one volume of its own."""
+
+    copies = False  # whether it can take copies
 
     def __init__(
         self,
@@ -96,6 +102,13 @@ class Server:
         fields = stat.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
+    def copy(self, name: str) -> None:
+        """Take a copy of the volume, while it is written. Only where `copies` is set."""
+        raise NotImplementedError
+
+    def delete_copy(self, name: str) -> None:
+        raise NotImplementedError
+
     def stop(self) -> None:
         process, self._process = self._process, None
         if process is None:
@@ -110,6 +123,8 @@ class Server:
 
 class Isochrone(Server):
     """Our own; its volume is made through its command line once it runs."""
+
+    copies = True
 
     def __init__(self, directory: Path) -> None:
         self._pool = str(directory / "pool")
@@ -133,13 +148,81 @@ class Isochrone(Server):
                 raise BenchError(f"isochrone did not make the volume: {words}")
             time.sleep(0.2)
 
+    def copy(self, name: str) -> None:
+        self._call("POST", path("copies"), {"volumes": [EXPORT], "name": name})
 
-def servers(directory: Path, size: int, *, with_memory: bool) -> list[Server]:
-    """Isochrone first, then its peers."""
+    def delete_copy(self, name: str) -> None:
+        self._call("DELETE", path("copies", name))
+
+    def _call(self, method: str, where: str, body: dict[str, Any] | None = None) -> None:
+        client = Client(self._pool)
+        try:
+            client.call(method, where, body)
+        except IsochroneError as e:
+            raise BenchError(f"isochrone refused: {e}") from e
+        finally:
+            client.close()
+
+
+class StorageDaemon(Server):
+    """qemu's block layer with a qcow2 image: what it has for copies are internal snapshots."""
+
+    copies = True
+
+    def __init__(self, directory: Path) -> None:
+        nbd, self._monitor = directory / "qcow2.sock", directory / "qmp.sock"
+        self._qcow2 = directory / "qemu.qcow2"
+        image = f"driver=qcow2,node-name={EXPORT},discard=unmap,file.driver=file"
+        super().__init__(
+            "qemu qcow2",
+            [
+                "qemu-storage-daemon",
+                *("--chardev", f"socket,path={self._monitor},server=on,wait=off,id=qmp"),
+                *("--monitor", "chardev=qmp"),
+                *("--blockdev", f"{image},file.filename={self._qcow2}"),
+                *("--nbd-server", f"addr.type=unix,addr.path={nbd},max-connections=16"),
+                *("--export", f"type=nbd,id={EXPORT},node-name={EXPORT},writable=on"),
+            ],
+            nbd,
+            export=EXPORT,
+        )
+
+    def start(self, directory: Path, size: int) -> None:
+        create = ["qemu-img", "create", "-q", "-f", "qcow2", str(self._qcow2), str(size)]
+        subprocess.run(create, check=True)
+        super().start(directory, size)
+
+    def copy(self, name: str) -> None:
+        self._ask("blockdev-snapshot-internal-sync", device=EXPORT, name=name)
+
+    def delete_copy(self, name: str) -> None:
+        self._ask("blockdev-snapshot-delete-internal-sync", device=EXPORT, name=name)
+
+    def _ask(self, command: str, **arguments: Any) -> None:
+        with socket.socket(socket.AF_UNIX) as wire:
+            wire.settimeout(STOP_S_MAX)
+            wire.connect(str(self._monitor))
+            lines = wire.makefile("rw")
+            lines.readline()  # the greeting
+            for asked in (
+                {"execute": "qmp_capabilities"},
+                {"execute": command, "arguments": arguments},
+            ):
+                lines.write(json.dumps(asked) + "\n")
+                lines.flush()
+                while "event" in (answer := json.loads(lines.readline())):
+                    pass
+                if "error" in answer:
+                    raise BenchError(f"qemu refused {command}: {answer['error']['desc']}")
+
+
+def servers(directory: Path, size: int) -> list[Server]:
+    """Isochrone first, then its peers, then those that keep nothing: the ceiling of the client."""
     nbdkit, qemu = directory / "nbdkit.sock", directory / "qemu.sock"
     nbdkit_image, qemu_image = directory / "nbdkit.img", directory / "qemu.img"
+    memory, null = directory / "memory.sock", directory / "null.sock"
     cache = ["-t", "-e", "16", "-f", "raw", "--cache=writeback"]
-    found = [
+    return [
         Isochrone(directory),
         Server(
             "nbdkit file",
@@ -153,12 +236,17 @@ def servers(directory: Path, size: int, *, with_memory: bool) -> list[Server]:
             qemu,
             image=qemu_image,
         ),
+        StorageDaemon(directory),
+        Server(
+            "nbdkit memory",
+            ["nbdkit", "-f", "-U", str(memory), "memory", str(size)],
+            memory,
+            peer=False,
+        ),
+        Server(
+            "nbdkit null", ["nbdkit", "-f", "-U", str(null), "null", str(size)], null, peer=False
+        ),
     ]
-    if with_memory:  # no file system at all: what the protocol alone costs
-        memory = directory / "memory.sock"
-        command = ["nbdkit", "-f", "-U", str(memory), "memory", str(size)]
-        found.append(Server("nbdkit memory", command, memory, peer=False))
-    return found
 
 
 def versions() -> dict[str, str]:

@@ -16,9 +16,15 @@ from typing import Final
 import click
 import pytest
 
+from isochrone.control.audit import AUDIT_NAME
 from isochrone.control.cli import isochrone
+from isochrone.control.exports import EXPORTS_NAME
+from isochrone.control.sockets import SOCKETS
 from isochrone.errors import IsochroneError
+from isochrone.store.metadata import ITEM_KINDS
+from isochrone.store.records import Record
 from isochrone.types import GIB, KIB, MIB, TIB
+from isochrone.world.disk import BACKUP_NAME, LOCK_NAME, METADATA_NAME
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PACKAGE: Final = ROOT / "src" / "isochrone"
@@ -35,8 +41,16 @@ MODULES_IN_THE_MANUAL: Final = (
     "nbd/server.py",
     "nbd/transmission.py",
     "store/copies.py",
+    "store/differences.py",
+    "store/holds.py",
+    "store/labels.py",
+    "store/schedule.py",
+    "store/scheduler.py",
+    "store/schedules.py",
     "store/names.py",
-    "store/state.py",
+    "store/catalogue.py",
+    "store/overwrite.py",
+    "store/relations.py",
     "world/net.py",
 )
 UNITS: Final = {"": 1, "s": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
@@ -170,6 +184,42 @@ def test_every_limit_is_in_the_manual() -> None:
         if ((module := path.relative_to(PACKAGE).as_posix()), name) not in written
     ]
     assert not missing, "docs/operating.md needs:\n" + "\n".join(missing)
+
+
+# -- formats
+
+
+def records(kind: type[Record] = Record) -> Iterator[type[Record]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from records(below)
+
+
+def undocumented(page: str, name: str, fields: tuple[str, ...]) -> list[str]:
+    """Fields that the row of a table which begins with this name does not tell."""
+    rows = re.findall(
+        rf"^\| `{name}` \|.*$", (ROOT / "docs/formats" / page).read_text(), re.MULTILINE
+    )
+    assert len(rows) == 1, f"docs/formats/{page} needs one row for `{name}`"
+    return [field for field in fields if f"`{field}`" not in rows[0]]
+
+
+@pytest.mark.parametrize("record", list(records()), ids=lambda record: record.__name__)
+def test_record(record: type[Record]) -> None:
+    name = str(record.__struct_config__.tag)
+    assert undocumented("log.md", name, record.__struct_fields__) == []
+
+
+@pytest.mark.parametrize("kind", ITEM_KINDS)
+def test_item(kind: str) -> None:
+    assert undocumented("metadata.md", kind, ITEM_KINDS[kind].__struct_fields__) == []
+
+
+def test_files_of_a_pool() -> None:
+    """Those that an operator may find in the directory."""
+    listed = OPERATING.read_text().partition("| file | |")[2].partition("\n\n")[0]
+    names = [METADATA_NAME, BACKUP_NAME, LOCK_NAME, EXPORTS_NAME, AUDIT_NAME, *SOCKETS]
+    assert [name for name in names if f"`{name}`" not in listed] == []
 
 
 # -- links

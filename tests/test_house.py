@@ -61,6 +61,9 @@ SANS_IO: Final = frozenset(
         "mirror/sidefile.py",
         "dr/plan.py",
         "store/format.py",
+        "store/labels.py",
+        "store/retention.py",
+        "store/schedule.py",
         "store/tracks.py",
     }
 )
@@ -118,9 +121,11 @@ ALLOWED: Final[dict[tuple[str, str], str]] = {
     ("nbd/server.py", "net"): "asyncio transports are the front door; a channel would cost it half",
     ("control/sockets.py", "net"): "opens the daemon's listening sockets, before it says ready",
     ("control/sockets.py", "disk"): "the socket files of the daemon",
+    ("control/exports.py", "disk"): "the operator's own file; no pool and no simulation has one",
     ("control/notify.py", "net"): "one datagram to the service manager",
     ("control/client.py", "net"): "a client of the API, outside any pool and any simulation",
     ("sim/scenario.py", "clock"): "the conductor stands outside the sites, in virtual time anyway",
+    ("sim/keeping.py", "clock"): "the same conductor",
     ("sim/__main__.py", "clock"): "tells how long the run took",
     ("sim/__main__.py", "work"): "runs seeds in several processes",
 }

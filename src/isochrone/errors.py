@@ -58,6 +58,10 @@ class Conflict(Refused):
     exit_code = 4
 
 
+class Held(Conflict):
+    """A copy that is held or pinned must not be deleted."""
+
+
 class OutOfRange(Refused):
     """A block request reaches past the end of its device."""
 
@@ -118,6 +122,13 @@ class NoSpace(Unavailable):
     http_status = 507
     errno = _errno.ENOSPC
     hint_default = "free space on the pool's file system, or delete copies and volumes"
+
+
+class HookFailed(Unavailable):
+    """A hook could not hold its application or file system still all the time."""
+
+    exit_code = 11
+    hint_default = "try it by itself: it must print `ready`, wait for the end of its input, exit 0"
 
 
 class DeadlinePassed(Unavailable):

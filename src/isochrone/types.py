@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Protocol
 
 BLOCK: Final = 4096  # bytes; the unit of mapping and of checksums
@@ -17,6 +18,7 @@ VOLUME_BYTES_MIN: Final = 1 * MIB
 VOLUME_BYTES_MAX: Final = 64 * TIB
 
 Buffer = bytes | bytearray | memoryview
+Synced = Callable[[BaseException | None], None]  # told when something is durable, or why it is not
 Extent = tuple[int, bool]  # bytes, and whether they are what was asked for
 
 
@@ -40,6 +42,26 @@ class ExportInfo:
     size: int  # bytes
     read_only: bool
     description: str
+
+
+class Proof(StrEnum):
+    """How it is known who a client is."""
+
+    CERTIFICATE = "certificate"  # TLS: it holds the key of a certificate that we verified
+    USER = "user"  # a Unix socket: the kernel says whose process it is
+    ADDRESS = "address"  # a network address, which proves nothing
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Caller:
+    """Who is at the other end of one connection of the front door."""
+
+    kind: Proof
+    host: str  # identity: the same for all connections of one client; compare it with `kind`
+    address: str  # of this connection
+
+    def __str__(self) -> str:
+        return self.host if self.kind is Proof.CERTIFICATE else self.address
 
 
 class Device(Protocol):
@@ -94,11 +116,17 @@ class Backend(Protocol):
 
     def exports(self) -> Sequence[ExportInfo]: ...
 
-    def attach(self, name: str, client: str) -> Device:
+    def look(self, name: str) -> Device:
+        """What `attach` would open. Nobody is attached by it, so nobody has to let go."""
+        ...
+
+    def attach(self, name: str, client: Caller) -> Device:
         """Open an export for a client; the empty name means the default one. Raises `NotFound`."""
         ...
 
-    def detach(self, device: Device, client: str) -> None: ...
+    def detach(self, device: Device, client: Caller, *, lost: bool = False) -> None:
+        """A client has let go of an export, or was cut off (`lost`) and may come back."""
+        ...
 
     def commit(self) -> None:
         """Append everything staged since the last call as one batch, and make it visible.
@@ -107,6 +135,7 @@ class Backend(Protocol):
         """
         ...
 
-    async def flush(self) -> None:
-        """Return when everything committed before the call survives a power cut."""
+    def when_durable(self, done: Synced, *, alone: bool = False) -> None:
+        """Call `done` when everything committed before this call survives a power cut, or with the
+        error if it cannot. `alone`: nobody needs the loop meanwhile. It may be called at once."""
         ...

@@ -14,6 +14,9 @@ from bench.report import Row, Sample, Summary
 RECORDED = json.loads((Path(__file__).parent / "fio_write_flush.json").read_text())
 
 
+P99 = "99.000000"  # as fio names it
+
+
 def sample(iops: float, *, size: int = 4096, p99: float = 100.0, cpu: float = 10.0) -> Sample:
     return Sample(int(iops), iops, iops * size, p99, cpu)
 
@@ -44,6 +47,14 @@ def test_a_flush_counts_into_the_latency() -> None:
 def test_the_idle_side_is_refused() -> None:
     with pytest.raises(report.FioError, match="measured nothing"):
         report.parse_fio(RECORDED, reads=True, fsync=False)
+
+
+def test_a_mixed_job_is_told_by_both_sides() -> None:
+    side = {"total_ios": 7, "iops": 70.0, "bw_bytes": 700, "clat_ns": {"percentile": {P99: 7000}}}
+    other = {"total_ios": 3, "iops": 30.0, "bw_bytes": 300, "clat_ns": {"percentile": {P99: 9000}}}
+    document = {"jobs": [{"error": 0, "read": side, "write": other}]}
+    found = report.parse_fio(document, reads=True, fsync=False, mixed=True)
+    assert found == report.Sample(10, 100.0, 1000.0, 7.0)
 
 
 def test_an_error_of_fio_is_refused() -> None:
@@ -110,6 +121,13 @@ def test_the_best_peer_is_the_one_that_beats_us_most() -> None:
     assert line.endswith("| 9.0 k/s (9.0–9.0) | 2.00 | 0.50 | **0.50** |")
 
 
+def test_who_cannot_do_a_job_has_no_figure() -> None:
+    told = row(us=[2000.0], able=[1000.0], unable=[])
+    line = report.rate_table([told], "us", ["able", "unable"], []).splitlines()[-1]
+    assert line.endswith("| 1.0 k/s (1.0–1.0) | – | 2.00 | – | **2.00** |")
+    assert report.cost_table([told], ["us", "unable"]).splitlines()[-1].count("–") == 2
+
+
 def test_costs_are_medians() -> None:
     rounds = [
         sample(1.0, p99=p99, cpu=cpu) for p99, cpu in ((1000.0, 1.0), (2000.0, 2.5), (9e6, 9.0))
@@ -137,6 +155,22 @@ def test_jobs_have_names_of_their_own_and_the_damaging_one_comes_last() -> None:
     assert len(set(names)) == len(names)
     assert names[0] == "seq-write"
     assert names[-1] == "seq-read-after"
+
+
+def test_a_load_is_known_before_it_is_offered() -> None:
+    names = [job.name for job in jobs.JOBS]
+    loaded = [job for job in jobs.JOBS if job.load_of]
+    assert loaded
+    for job in loaded:
+        assert names.index(job.load_of) < names.index(job.name)
+        words = jobs.command(job, "nbd+unix:///?socket=s", 3.0, 7, "out.json", 12345)
+        assert "--rate_iops=12345" in words
+
+
+def test_many_clients_are_told_as_one() -> None:
+    job = next(job for job in jobs.JOBS if job.clients > 1)
+    words = jobs.command(job, "nbd+unix:///?socket=s", 3.0, 7, "out.json")
+    assert {f"--numjobs={job.clients}", "--group_reporting"} <= set(words)
 
 
 def test_a_command_measures_what_the_job_says() -> None:

@@ -28,9 +28,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isochrone.errors import IsochroneError, NotFound, OutOfRange, ReadOnly
-from isochrone.types import BLOCK, KIB, TRACK, Backend, Device, Extent
+from isochrone.types import BLOCK, KIB, TRACK, Backend, Caller, Device, Extent, Proof
 
-CLIENT = "contract"
+CLIENT = Caller(Proof.ADDRESS, "client", "client:1")
+ANOTHER = Caller(Proof.ADDRESS, "another", "another:1")
 SPAN = 256 * KIB  # what these tests use of a device
 
 CHANGES = st.lists(
@@ -43,6 +44,14 @@ CHANGES = st.lists(
     ),
     max_size=12,
 )
+
+
+async def durable(backend: Backend) -> None:
+    """Wait until everything committed so far is durable."""
+    told: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    backend.when_durable(told.set_result)
+    if (failure := await told) is not None:
+        raise failure
 
 
 def content(device: Device, offset: int, length: int) -> bytes:
@@ -97,11 +106,11 @@ class DeviceContract:
         assert e.value.errno == errno.ENOENT
 
     def test_two_clients_share_a_device(self, device_backend, device) -> None:
-        other = device_backend.attach(self.WRITABLE, "another")
+        other = device_backend.attach(self.WRITABLE, ANOTHER)
         device.write(0, memoryview(b"seen by both"))
         device_backend.commit()
         assert content(other, 0, 12) == b"seen by both"
-        device_backend.detach(other, "another")
+        device_backend.detach(other, ANOTHER)
         assert content(device, 0, 12) == b"seen by both"
 
     # --- reading and writing
@@ -175,7 +184,7 @@ class DeviceContract:
     def test_flush_returns(self, device_backend, device) -> None:
         device.write(0, memoryview(b"kept"))
         device_backend.commit()
-        asyncio.run(device_backend.flush())
+        asyncio.run(durable(device_backend))
         assert content(device, 0, 4) == b"kept"
 
     @settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 
 import apsw
 import pytest
@@ -78,6 +79,24 @@ class DiskContract:
         file.write_at(pieces, 5)
         assert file.read_at(10_000, 5) == b"".join(pieces)
         file.close()
+
+    @pytest.mark.parametrize(
+        ("length", "offset"),
+        [(4096, 0), (8192, 4096), (100, 50), (5000, 4000), (3 << 20, 8192), (10, 3 << 20), (1, 9)],
+    )
+    def test_reading_past_the_cache_gives_the_same_bytes(
+        self, disk: Disk, length: int, offset: int
+    ) -> None:
+        file = disk.create("a")
+        content = random.Random(1).randbytes((2 << 20) + 12288)
+        file.write_at([content], 0)
+        uncached = disk.open_uncached("a")
+        assert uncached.read_at(length, offset) == content[offset : offset + length]
+        file.write_at([b"later"], offset)
+        assert uncached.read_at(5, offset) == b"later"
+        uncached.close()
+        with pytest.raises(FileNotFoundError):
+            disk.open_uncached("b")
 
     def test_overwrite_in_the_middle_and_over_the_end(self, disk: Disk) -> None:
         file = disk.create("a")
@@ -209,3 +228,26 @@ class DiskContract:
         with pytest.raises(apsw.ConnectionClosedError):
             one.execute("SELECT 1")
         two.close()
+
+    def test_a_copy_of_the_metadata_outlives_its_loss(self, disk: Disk) -> None:
+        assert disk.metadata_backup() is None
+        store = disk.metadata()
+        store.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+        disk.back_up_metadata(store)
+        store.execute("UPDATE t SET x = 2")
+        copy = disk.metadata_backup()
+        assert copy is not None
+        assert list(copy.execute("SELECT x FROM t")) == [(1,)]
+        copy.close()
+        disk.back_up_metadata(store)
+        store.execute("DROP TABLE t")
+        store.close()
+        copy = disk.metadata_backup()
+        assert copy is not None
+        disk.replace_metadata(copy)
+        copy.close()
+        store = disk.metadata()
+        assert list(store.execute("SELECT x FROM t")) == [(2,)]
+        store.execute("INSERT INTO t VALUES(3)")
+        store.close()
+        assert disk.names() == []

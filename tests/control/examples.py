@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from isochrone.control import views as v
+from isochrone.control import views_schedules as sv
 from isochrone.mirror.status import GroupStatus, PeerStatus, PromoteReport
 
 NOON = 1_700_000_000_000_000_000
@@ -100,3 +101,62 @@ def site(**changed: Any) -> v.SiteView:
         "space": v.SpaceView(log_bytes=5 << 30, log_segments=1, free_bytes=10 << 30),
     }
     return v.SiteView(**(fields | changed))
+
+
+def schedule(**changed: Any) -> sv.ScheduleView:
+    fields: dict[str, Any] = {
+        "name": "s",
+        "rules": "hourly keep 24",
+        "volumes": ["a"],
+        "group": "",
+        "labels": {},
+        "members": ["a", "b"],
+        "next_due": NOON,
+        "next_due_time": "2023-11-14T22:13:20.000Z",
+        "last": NOON,
+        "last_time": "2023-11-14T22:13:20.000Z",
+        "last_copy": "s-20260101T000000Z",
+        "copies": 3,
+        "by_rule": [
+            sv.ScheduleRuleView(
+                rule="hourly keep 24", keep=24, copies=3, last=NOON, last_time="2023"
+            )
+        ],
+        "error": "",
+    }
+    return sv.ScheduleView(**(fields | changed))
+
+
+def verdicts(*, dry_run: bool = False) -> sv.VerdictList:
+    return sv.VerdictList(
+        dry_run=dry_run,
+        verdicts=[
+            sv.VerdictView(copy="c2", schedule="s", keep=True, why="hourly (1 of 1)"),
+            sv.VerdictView(copy="c1", schedule="s", keep=False, why="hourly keeps 1 newer ones"),
+        ],
+    )
+
+
+def difference(**changed: Any) -> sv.DifferenceView:
+    fields: dict[str, Any] = {
+        "volume": "a",
+        "before": "a@c1",
+        "after": "a@c2",
+        "before_size": 1 << 20,
+        "after_size": 1 << 20,
+        "unit": 4096,
+        "offset": 0,
+        "end": 1 << 20,
+        "complete": True,
+        "changed": 8192,
+        "ranges": [(0, 4096), (65536, 4096)],
+    }
+    return sv.DifferenceView(**(fields | changed))
+
+
+def attachment(**facts: Any) -> v.AttachmentView:
+    known = {
+        "role": "app", "kind": "user", "host": "uid 7", "addresses": ["unix#1"],
+        "read_only": False, "since": "2026-01-31T12:00:00.000Z", "lease_left": 0.0,
+    }  # fmt: skip
+    return v.AttachmentView(**(known | facts))

@@ -82,8 +82,11 @@ class Nbd:
     def __enter__(self) -> Nbd:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.wire.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        with self.wire:
+            if kind is None:
+                with contextlib.suppress(OSError):  # the server may have gone first
+                    self.wire.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 2, 0, 0, 0))
 
     def _take(self, count: int) -> bytes:
         data = b""

@@ -14,16 +14,7 @@ from isochrone.control.api import BODY_BYTES_MAX, make_app
 from isochrone.errors import PoolFailed
 from isochrone.mirror.service import Mirrors
 from isochrone.store.pool import Pool
-from isochrone.types import MIB
-
-
-@pytest.fixture
-async def http(pool: Pool, fresh: Path) -> AsyncIterator[httpx2.AsyncClient]:
-    mirrors = Mirrors(pool, pool.world)
-    transport = httpx2.ASGITransport(make_app(pool, mirrors, fresh), raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        yield client
-    await mirrors.stop()
+from isochrone.types import MIB, Caller, Proof
 
 
 async def make(http: httpx2.AsyncClient, name: str, size: int = MIB) -> None:
@@ -47,6 +38,7 @@ async def test_a_volume_from_create_to_delete(http: httpx2.AsyncClient) -> None:
     assert created.json() == {
         "name": "v", "size": MIB, "mapped": 0, "kind": "volume", "read_only": False,
         "description": "volume", "group": "", "copy": "", "source": "", "clients": [],
+        "attachments": [], "labels": {},
     }  # fmt: skip
     assert (await http.get("/v1/volumes/v")).json() == created.json()
     grown = await http.patch("/v1/volumes/v", json={"size": 2 * MIB})
@@ -238,3 +230,27 @@ async def test_web_pages_are_kept_out(
     tcp: httpx2.AsyncClient, headers: dict[str, str], status: int
 ) -> None:
     assert (await tcp.get("/v1/status", headers=headers)).status_code == status
+
+
+async def test_the_door(http: httpx2.AsyncClient, pool: Pool, fresh: Path) -> None:
+    shown = (await http.get("/v1/door")).json()
+    assert set(shown) == set(views.DoorView.__struct_fields__)
+    assert (shown["tls"], shown["rules"], shown["clients"]) == ("off", [], [])
+    assert shown["memory"]["tables_limit"] == pool.limits.node_bytes
+    await make(http, "v")
+    pool.attached.attach(pool.state.names["v"], Caller(Proof.USER, "uid 7", "unix#1"))
+    (guest,) = (await http.get("/v1/door")).json()["clients"]
+    assert guest.pop("since")
+    assert guest == {
+        "export": "v", "role": "app", "kind": "user", "host": "uid 7", "addresses": ["unix#1"],
+        "read_only": False, "lease_left": 0.0,
+    }  # fmt: skip
+
+
+async def test_reloading_the_door(http: httpx2.AsyncClient, fresh: Path) -> None:
+    (fresh / "exports.toml").write_text('default = "v"')
+    assert (await http.post("/v1/door/reload")).json() == {"clients_gone": 0}
+    (fresh / "exports.toml").write_text("default = 7")
+    problem = check_problem(await http.post("/v1/door/reload"), "InvalidInput", 422, 2)
+    assert "what was in force still is" in problem["detail"]
+    assert (await http.get("/v1/door")).json()["default"] == "v"

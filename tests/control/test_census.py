@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from isochrone.control.census import Census
+from isochrone.control.views import CopyView
 from isochrone.store import copies, volumes
 from isochrone.store.pool import Pool
-from isochrone.types import BLOCK, GIB, MIB
+from isochrone.types import BLOCK, GIB, MIB, Caller, Proof
 
 
 def write(pool: Pool, name: str, block: int, blocks: int) -> None:
@@ -45,7 +48,7 @@ async def test_members_of_copies_are_with_their_copies(pool: Pool, fresh: Path) 
     copies.take(pool, ["a", "b"], name="c")
     volumes.delete(pool, "b")
     assert [v.name for v in await census.volumes()] == ["a"]
-    (copy,) = census.copies()
+    (copy,) = [msgspec.json.decode(raw, type=CopyView) for raw in await census.copies()]
     assert [(m.export, m.source) for m in copy.members] == [("a@c", "a"), ("b@c", "")]
     assert copy.time.endswith("Z")
     member = await census.volume(volumes.find(pool, "b@c"))
@@ -67,5 +70,19 @@ async def test_space_is_what_the_files_have(pool: Pool, fresh: Path) -> None:
 
 async def test_clients_are_named(pool: Pool, fresh: Path) -> None:
     volume = volumes.create(pool, "v", MIB)
-    pool.attached[volume.id] = {"unix#2": 1, "unix#1": 3}
-    assert (await Census(pool, fresh).volume(volume)).clients == ["unix#1", "unix#2"]
+    for caller in (
+        Caller(Proof.USER, "uid 7", "unix#2"),
+        Caller(Proof.CERTIFICATE, "db1", "192.0.2.1:9"),
+        Caller(Proof.USER, "uid 7", "unix#1"),
+        Caller(Proof.USER, "uid 7", "unix#1"),
+        Caller(Proof.CERTIFICATE, "db1", "192.0.2.1:8"),
+    ):
+        pool.attached.attach(volume.id, caller)
+    view = await Census(pool, fresh).volume(volume)
+    assert view.clients == ["db1", "unix#1, unix#2"]
+    assert [(a.kind, a.host, a.addresses) for a in view.attachments] == [
+        ("certificate", "db1", ["192.0.2.1:8", "192.0.2.1:9"]),
+        ("user", "uid 7", ["unix#1", "unix#2"]),
+    ]
+    guests = Census(pool, fresh).guests()
+    assert [(g.export, g.host) for g in guests] == [("v", "db1"), ("v", "uid 7")]

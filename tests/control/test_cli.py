@@ -2,107 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 import isochrone
-from isochrone.control import cli
-from tests.control.process import Connect, Controller, Start
+from tests.control.process import Connect, Controller
+from tests.control.shell import Said, Shell
 
 MIB = 1 << 20
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    def refused(self, code: int, message: str, hint: str = "") -> None:
-        """One line, and a hint on the next."""
-        assert (self.code, self.out) == (code, ""), self
-        lines = self.err.splitlines()
-        assert lines[0].startswith("isochrone: ")
-        assert message in lines[0]
-        assert [line.startswith("hint: ") for line in lines[1:]] == [True] * len(lines[1:])
-        assert len(lines) <= 2
-        assert hint in self.err
 
 
 Cli = Callable[..., Said]
 
 
-@pytest.fixture(scope="module")
-def site(start_for_module: Start, short_dir: Path) -> Iterator[Controller]:
-    controller = start_for_module(short_dir / "site")
-    assert controller.ready, controller.wait()
-    yield controller
-    code, _, err = controller.end()
-    assert code == 0, err
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Commands for no controller in particular."""
+    return Shell(None, capsys, monkeypatch)
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """The real entry point, in this process."""
-    monkeypatch.delenv("ISOCHRONE_SITE", raising=False)
-    monkeypatch.setenv("TERM", "dumb")
-
-    def run(*words: str | Path) -> Said:
-        monkeypatch.setattr("sys.argv", ["isochrone", *map(str, words)])
-        with open(os.devnull) as nothing:
-            monkeypatch.setattr("sys.stdin", nothing)
-            with pytest.raises(SystemExit) as caught:
-                cli.main()
-        out, err = capsys.readouterr()
-        return Said(caught.value.code, out, err)  # type: ignore[arg-type]
-
-    return run
-
-
-@pytest.fixture
-def at(run: Cli, site: Controller) -> Cli:
+def at(run: Shell, site: Controller) -> Cli:
     return lambda *words: run("--site", site.directory, *words)
-
-
-def test_a_volume_from_create_to_delete(at: Cli) -> None:
-    assert at("volume", "create", "v", "64MiB").code == 0
-    shown = at("volume", "show", "v", "--output", "json").json
-    assert (shown["name"], shown["size"], shown["mapped"]) == ("v", 64 * MIB, 0)
-    at("volume", "create", "v", "1MiB").refused(4, "there is a volume 'v' already")
-    assert "v" in at("volume", "list").out
-    names = [volume["name"] for volume in at("-o", "json", "volume", "list").json["volumes"]]
-    assert "v" in names
-    assert at("volume", "resize", "v", "128MiB", "-o", "json").json["size"] == 128 * MIB
-    at("volume", "resize", "v", "1MiB").refused(4, "would cut off its end", "--shrink")
-    assert at("volume", "resize", "v", "1MiB", "--shrink", "-o", "json").json["size"] == MIB
-    at("volume", "delete", "v").refused(2, "deleting the volume 'v' needs a", "--yes")
-    assert at("volume", "show", "v").code == 0
-    assert at("volume", "delete", "v", "--yes", "-o", "json").json == {"deleted": {"volume": "v"}}
-    at("volume", "show", "v").refused(3, "there is no volume 'v'", "isochrone volume list")
-    at("volume", "delete", "v").refused(3, "there is no volume 'v'")
-
-
-def test_what_goes_through_the_front_door_is_counted(
-    at: Cli, site: Controller, connect: Connect
-) -> None:
-    at("volume", "create", "counted", "1MiB")
-    client = connect(site, "counted")
-    assert client.size == MIB
-    client.write(4096, b"\x07" * 8192)
-    shown = at("volume", "show", "counted", "-o", "json").json
-    assert (shown["mapped"], len(shown["clients"])) == (8192, 1)
-    at("volume", "delete", "counted", "--yes").refused(4, "in use", "disconnect")
 
 
 def test_copies(at: Cli, site: Controller, connect: Connect) -> None:
@@ -124,7 +51,7 @@ def test_copies(at: Cli, site: Controller, connect: Connect) -> None:
         writer.write(0, b"mine")
     at("copy", "take", "--name", "noon", "c1").refused(4, "there is a copy 'noon' already")
     at("copy", "take", "c1", "nix").refused(3, "there is no volume 'nix'")
-    at("copy", "take").refused(2, "Missing argument")
+    at("copy", "take").refused(2, "which volumes?")
     # No question: scripts rotate copies.
     said = at("copy", "delete", clone["name"])
     assert said == (0, "", f"copy {clone['name']} deleted\n")
@@ -143,6 +70,27 @@ def test_groups(at: Cli) -> None:
     at("volume", "delete", "g1", "--yes").refused(4, "belongs to the group 'g'")
     at("promote", "g").refused(2, "needs a confirmation", "--yes")
     at("promote", "g", "--yes").refused(4, "primary here already")
+
+
+def test_the_door(at: Cli, site: Controller, connect: Connect) -> None:
+    at("volume", "create", "guarded", "1MiB")
+    connect(site, "guarded")
+    shown = at("door", "show", "-o", "json").json
+    assert (shown["tls"], shown["rules"]) == ("off", [])
+    assert [g["host"] for g in shown["clients"] if g["export"] == "guarded"] == [
+        f"uid {os.getuid()}"
+    ]
+    assert "off: everybody is served in the clear" in at("door", "show").out
+    assert f"uid {os.getuid()} (user)" in at("volume", "show", "guarded").out
+    rules = site.directory / "exports.toml"
+    rules.write_text("[exports.guarded]\nhost = 7\n")
+    at("door", "reload").refused(2, "'host' is not known", "write: tls, hosts")
+    assert at("door", "show", "-o", "json").json["rules"] == []
+    rules.write_text('[exports.guarded]\nhosts = ["db1"]\n')  # of no port: it need not have TLS
+    assert at("door", "reload").out == "certificates and rules reloaded\n"
+    assert at("door", "show", "-o", "json").json["rules"][0]["hosts"] == ["db1"]
+    rules.unlink()
+    assert at("door", "reload", "-o", "json").json == {"clients_gone": 0}
 
 
 def test_mirror_commands_that_cannot_work(at: Cli, fresh: Path) -> None:
@@ -184,29 +132,29 @@ def test_bad_input(at: Cli, words: list[str], code: int, message: str) -> None:
     at(*words).refused(code, message, "hint: ")
 
 
-def test_without_a_site(run: Cli) -> None:
+def test_without_a_site(run: Shell) -> None:
     run("status").refused(2, "which controller?", "--site DIR|URL, or set ISOCHRONE_SITE")
 
 
-def test_nobody_there(run: Cli, fresh: Path) -> None:
+def test_nobody_there(run: Shell, fresh: Path) -> None:
     said = run("--site", fresh, "status")
     said.refused(5, f"no controller answers at {fresh}", f"start it with: isochrone serve {fresh}")
     assert not fresh.exists()
 
 
 def test_the_site_from_the_environment(
-    run: Cli, site: Controller, monkeypatch: pytest.MonkeyPatch
+    run: Shell, site: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISOCHRONE_SITE", str(site.directory))
     assert run("volume", "list").code == 0
 
 
-def test_version(run: Cli) -> None:
+def test_version(run: Shell) -> None:
     assert run("--version") == (0, f"isochrone {isochrone.__version__}\n", "")
 
 
 @pytest.mark.parametrize("words", [[], ["volume"], ["copy"], ["group"], ["mirror"]])
-def test_help_everywhere(run: Cli, words: list[str]) -> None:
+def test_help_everywhere(run: Shell, words: list[str]) -> None:
     said = run(*words, "--help")
     assert said.code == 0
     assert said.out.startswith("Usage: isochrone")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from isochrone.control import offline
-from isochrone.errors import Conflict, NotFound
+from isochrone.errors import Conflict, Damaged, NotFound
 from isochrone.store import copies, volumes
 from isochrone.store.format import SLOT_BITS, SLOT_MASK, segment_name
 from isochrone.store.pool import Pool
@@ -83,3 +83,37 @@ def test_the_command(pool_folder: tuple[Path, int], broken: bool, code: int) -> 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert ("not what was written" in done.stdout) == broken
+
+
+def command(*words: str | Path) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "isochrone", "check", *map(str, words)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_lost_metadata_store_is_rebuilt(pool_folder: tuple[Path, int]) -> None:
+    folder, _ = pool_folder
+    assert command(folder, "--rebuild-metadata")[0] == Conflict.exit_code
+    for file in folder.glob("metadata.sqlite*"):
+        file.unlink()
+    code, told = command(folder)
+    assert code == Damaged.exit_code
+    assert "isochrone check DIR --rebuild-metadata" in told
+    code, told = command(folder, "--rebuild-metadata")
+    assert code == 0, told
+    assert "rebuilt from the log from its first record on" in told
+    assert "1 volumes, 1 copies: no damage" in told
+
+
+def test_what_cannot_be_rebuilt_is_said(pool_folder: tuple[Path, int]) -> None:
+    folder, _ = pool_folder
+    for file in [*folder.glob("metadata.sqlite*"), folder / segment_name(1)]:
+        file.unlink()
+    (folder / segment_name(2)).write_bytes(b"no header" * 1000)
+    code, told = command(folder, "--rebuild-metadata")
+    assert code == Damaged.exit_code
+    assert "cannot be rebuilt" in told
+    assert "segment 2, the oldest there is, is damaged" in told
+    assert command(folder.parent, "--rebuild-metadata")[0] == NotFound.exit_code

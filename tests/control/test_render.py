@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 
-from isochrone.control import render
+from isochrone.control import render, views
 from isochrone.control.views import group_view, promote_view
+from isochrone.types import MIB
 from tests.control import examples
 
 
@@ -141,3 +143,74 @@ def test_an_empty_site_says_how_to_begin() -> None:
     render.site(examples.site(volumes=[], copies=[], groups=[], failed="a sync failed"), out)
     assert "READ-ONLY: a sync failed" in out.getvalue()
     assert "isochrone volume create" in out.getvalue()
+
+
+# -- the front door
+
+
+def a_door(**changed: object) -> views.DoorView:
+    memory = views.MemoryView(tables=MIB, tables_limit=512 * MIB, clients=0, clients_limit=MIB)
+    fields = {
+        "tls": "required",
+        "folder": "/etc/pki",
+        "certificate_until": "2027-01-01T00:00:00.000Z",
+        "verify_clients": True,
+        "default": "",
+        "rules": [],
+        "memory": memory,
+        "clients": [],
+    }
+    return views.DoorView(**(fields | changed))
+
+
+def test_a_door_without_rules_or_clients() -> None:
+    out = io.StringIO()
+    render.door(a_door(), out)
+    told = out.getvalue()
+    assert "tls               required\n" in told
+    assert "clients           must have a certificate\n" in told
+    assert "certificates      /etc/pki, until 2027-01-01T00:00:00.000Z\n" in told
+    assert "1 MiB of 512 MiB" in told
+    assert "RULE FOR" not in told
+    assert "EXPORT" not in told
+
+
+def test_a_door_with_all() -> None:
+    rules = [
+        views.RuleView(export="orders", tls=True, hosts=["db1", "db2"]),
+        views.RuleView(export="nobody", tls=True, hosts=[]),
+        views.RuleView(export="*", tls=False, hosts=None),
+    ]
+    known = examples.attachment(kind="certificate", host="db1", addresses=["192.0.2.1:7"])
+    guest = views.GuestView(export="orders", **msgspec.structs.asdict(known))
+    out = io.StringIO()
+    render.door(a_door(tls="per-export", default="orders", rules=rules, clients=[guest]), out)
+    lines = out.getvalue().splitlines()
+    assert "tls               per export: what has no rule is served in the clear" in lines
+    assert "empty name        orders" in lines
+    assert "orders    required  db1 db2" in lines
+    assert "nobody    required  none" in lines
+    assert "*         optional  any" in lines
+    assert "orders  db1     certificate  192.0.2.1:7" in lines
+
+
+def test_clients_and_how_they_are_known() -> None:
+    many = examples.attachment(kind="certificate", host="db1", addresses=["a:1", "a:2"])
+    one = examples.attachment()
+    out = io.StringIO()
+    render.volume(examples.volume(attachments=[many, one], clients=["db1", "unix#1"]), out)
+    assert "clients  db1 (certificate, 2 connections), uid 7 (user)" in out.getvalue()
+    out = io.StringIO()
+    lost = examples.attachment(addresses=[], lease_left=12.4)
+    render.volume(examples.volume(attachments=[lost]), out)
+    assert "uid 7 (user, cut off, counts for another 12 s)" in out.getvalue()
+    out = io.StringIO()
+    render.volume(examples.volume(clients=["10.0.0.1:9"]), out)  # of an older controller
+    assert "clients  10.0.0.1:9" in out.getvalue()
+
+
+def test_a_reload() -> None:
+    for gone, words in ((0, "reloaded\n"), (1, "1 client let go"), (2, "2 clients let go")):
+        out = io.StringIO()
+        render.reloaded(views.ReloadView(clients_gone=gone), out)
+        assert words in out.getvalue()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from isochrone.control.entrance import TlsMode, TlsSettings
 from isochrone.control.service import Settings, Stop
 from isochrone.errors import InvalidInput
 from tests.control.process import Connect, Controller, Start
@@ -276,3 +277,31 @@ def test_settings_are_checked_before_anything_is_touched(tmp_path: Path) -> None
     with pytest.raises(InvalidInput):
         Settings(tmp_path / ("d" * 100)).check()
     Settings(Path("d"), nbd="127.0.0.1:0", link="[::1]:0", api="localhost:0").check()
+    with pytest.raises(InvalidInput, match="--memory"):
+        Settings(Path("d"), memory=MIB).check()
+    with pytest.raises(InvalidInput, match="--tls-mode"):
+        Settings(Path("d"), tls=TlsSettings(mode=TlsMode.REQUIRED)).check()
+
+
+@pytest.mark.parametrize(
+    ("tls", "may"),
+    [
+        (TlsSettings("f", verify_clients=True), True),
+        (TlsSettings("f"), False),
+        (TlsSettings("f", TlsMode.PER_EXPORT, verify_clients=True), False),
+        (TlsSettings(), False),
+    ],
+)
+def test_tls_with_client_certificates_opens_the_block_port_and_no_other(
+    tls: TlsSettings, may: bool
+) -> None:
+    if may:
+        Settings(Path("d"), nbd="192.0.2.1:10809", tls=tls).check()
+    else:
+        with pytest.raises(InvalidInput, match="other hosts could reach it") as caught:
+            Settings(Path("d"), nbd="192.0.2.1:10809", tls=tls).check()
+        assert "--tls FOLDER --tls-verify-clients" in caught.value.hint
+    for option in ("link", "api"):
+        with pytest.raises(InvalidInput, match=f"--{option}") as caught:
+            Settings(Path("d"), tls=tls, **{option: "192.0.2.1:1"}).check()
+        assert "--tls" not in caught.value.hint

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from isochrone.control.times import format_span, rfc3339
+from isochrone.control.times import format_span, parse_instant, rfc3339
+from isochrone.errors import InvalidInput
 
 
 def test_never_is_empty() -> None:
@@ -33,3 +34,25 @@ def test_an_instant_is_utc_to_the_millisecond() -> None:
 )
 def test_spans(seconds: float, text: str) -> None:
     assert format_span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "stamp"),
+    [
+        ("2027-01-31", 1801353600),
+        ("2027-01-31T00:00", 1801353600),
+        ("2027-01-31T02:00:00+02:00", 1801353600),
+        (" 2027-01-31T00:00:00Z ", 1801353600),
+        ("20270131", 1801353600),
+    ],
+)
+def test_an_instant_is_utc_unless_it_says_otherwise(text: str, stamp: int) -> None:
+    assert parse_instant(text) == stamp * 10**9
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tomorrow", "2027-02-30", "31.1.2027", "2027", "0001-01-01T00:00+23:00x"]
+)
+def test_what_is_no_date(text: str) -> None:
+    with pytest.raises(InvalidInput, match="is no date"):
+        parse_instant(text)

@@ -38,6 +38,7 @@ PACKAGES = {
     "losetup": "mount",
     "mount": "mount",
     "umount": "mount",
+    "strace": "strace",
     "systemd-socket-activate": "systemd",
 }
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"

@@ -77,8 +77,9 @@ def test_a_port_that_others_reach_is_refused(folder: Path) -> None:
 class Held:
     """What a service manager does: it holds the listening socket and starts controllers on it."""
 
-    def __init__(self, directory: Path, wire: socket.socket) -> None:
+    def __init__(self, directory: Path, wire: socket.socket, *options: str) -> None:
         self.directory = directory
+        self.options = options
         self.wire = wire
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -90,7 +91,7 @@ class Held:
         # LISTEN_PID is known only after the fork, so a shell sets it.
         shell = 'LISTEN_PID=$$ exec "$@"'
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", shell, "sh", *SERVE, os.fspath(self.directory)],
+            ["/bin/sh", "-c", shell, "sh", *SERVE, os.fspath(self.directory), *self.options],
             env=environment(LISTEN_FDS="1", LISTEN_FDNAMES="nbd"),
             preexec_fn=hand_over,
             close_fds=False,

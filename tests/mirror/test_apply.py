@@ -54,6 +54,12 @@ def taken(name: str = "c1", members=((70, 900), (71, 901)), writable: bool = Fal
     return record(r.CopyTaken(name=name, writable=writable, stamp=1, members=tuple(members)))
 
 
+def copied(*steps: tuple[int, int, tuple[int, int, int]], once: bool = True) -> Command:
+    """Parts of volumes become parts of others."""
+    new = tuple(r.NewRelation(0, source, target, (extent,)) for source, target, extent in steps)
+    return record(r.RelationsEstablished(relations=new, stamp=0, once=once))
+
+
 class Secondary:
     """A pool with a mirrored group, and a receiver, outside any connection."""
 
@@ -155,6 +161,36 @@ def test_everything_a_group_may_hold() -> None:
     in_a_pool(act)
 
 
+def test_a_copy_onto_a_volume_has_its_place_among_the_writes() -> None:
+    def act(there: Secondary) -> None:
+        there.cut(
+            2, 1,
+            blocks_of(70, [5], "before"), copied((70, 71, (5, 16, 3)), (71, 70, (0, 64, 1))),
+            blocks_of(70, [5], "after"), taken(), blocks_of(71, [17], "own"),
+        )  # fmt: skip
+        seen = there.seen()
+        assert seen["wal"][16 * BLOCK : 18 * BLOCK] == fill("before 5") + fill("own 17")
+        assert seen["wal@c1"][16 * BLOCK : 18 * BLOCK] == fill("before 5") + bytes(BLOCK)
+        assert seen["db"][64 * BLOCK : 65 * BLOCK] == fill("one 0")
+        assert there.pool.state.relations == {}
+        check_pool(there.pool)
+
+    in_a_pool(act)
+
+
+def test_what_a_copy_is_may_be_known_before_or_after_it_appears() -> None:
+    def act(there: Secondary) -> None:
+        def known(name: str) -> Command:
+            return record(r.CopyClassified(name=name, consistency="application"))
+
+        there.cut(2, 1, taken("c1"), known("c1"), taken("c2"), taken("c3"))
+        there.cut(3, 2, known("c2"), known("nobody"))
+        found = {copy.name: copy.consistency for copy in there.pool.state.copies.values()}
+        assert found == {"c1": "application", "c2": "application", "c3": "crash"}
+
+    in_a_pool(act)
+
+
 # -- what is refused
 
 BEGIN = Begin(base=1, cut=2, volumes=BOTH)
@@ -213,6 +249,16 @@ HOSTILE: dict[str, tuple[Any, ...]] = {
     "copy with no name": (BEGIN, taken("")),
     "copy with a huge name": (BEGIN, taken("x" * 100_000)),
     "deletion of a bad name": (BEGIN, record(r.CopyDeleted(name="c1~5"))),
+    "a copied part before begin": (copied((70, 71, (0, 0, 16))),),
+    "nothing is copied": (BEGIN, copied()),
+    "an unknown source": (BEGIN, copied((72, 71, (0, 0, 16)))),
+    "an unknown target": (BEGIN, copied((70, 72, (0, 0, 16)))),
+    "copied from behind the end": (BEGIN, copied((70, 71, (250, 0, 16)))),
+    "copied behind the end": (BEGIN, copied((70, 71, (0, 250, 16)))),
+    "copied from before the start": (BEGIN, copied((70, 71, (-1, 0, 16)))),
+    "a part without blocks": (BEGIN, copied((70, 71, (0, 0, 0)))),
+    "two parts at one place": (BEGIN, copied((70, 71, (0, 0, 16)), (70, 71, (32, 8, 16)))),
+    "too many parts": (BEGIN, copied(*[(70, 71, (0, n % 200, 1)) for n in range(1025)])),
     "resize to nothing": (BEGIN, record(r.VolumeResized(id=70, size=0))),
     "resize below nothing": (BEGIN, record(r.VolumeResized(id=70, size=-MIB))),
     "resize beyond all": (BEGIN, record(r.VolumeResized(id=70, size=VOLUME_BYTES_MAX + 512))),
@@ -233,6 +279,16 @@ FOREIGN: list[r.AnyRecord] = [
     r.IncomingCommitted(group="g", cut=9, stamp=1),
     r.Promoted(group="g", epoch=9, stamp=1),
     r.PeerFenced(group="g"),
+    r.RelationsEstablished(relations=(), stamp=1),
+    r.RelationsRefreshed(ids=(1,), stamp=1),
+    r.RelationsRestored(ids=(1,), stamp=1),
+    r.RelationsWithdrawn(parts=()),
+    r.VolumesReverted(members=(), undo="u", undo_members=(), stamp=1),
+    r.VolumeLabelled(id=70, labels={"a": "b"}),
+    r.CopyHeld(name="c", until=1, pinned=True),
+    r.ClockSeen(stamp=1),
+    r.ScheduleSet(name="s", rules="hourly keep 1"),
+    r.ScheduleDeleted(name="s"),
 ]
 
 
@@ -267,12 +323,13 @@ def test_it_is_refused_and_leaves_nothing(what: str) -> None:
 
 
 @pytest.mark.parametrize("body", FOREIGN, ids=lambda b: type(b).__name__)
-def test_only_three_kinds_of_record_can_be_mirrored(body: r.AnyRecord) -> None:
+def test_only_few_kinds_of_record_can_be_mirrored(body: r.AnyRecord) -> None:
     def act(there: Secondary) -> None:
         assert "cannot be mirrored" in refuses(there, (BEGIN, record(body))).message
 
     in_a_pool(act)
-    mirrored = {r.CopyTaken, r.CopyDeleted, r.VolumeResized}
+    mirrored = {r.CopyTaken, r.CopyClassified, r.CopyDeleted, r.VolumeResized}  # and, if it is
+    # only the content, r.RelationsEstablished
     assert {type(b) for b in FOREIGN} | mirrored == set(r.AnyRecord.__args__)
 
 

@@ -32,7 +32,7 @@ from isochrone.mirror.wire import (
 )
 from isochrone.store import copies
 from isochrone.store import records as r
-from isochrone.store.state import MARKS_MAX
+from isochrone.store.catalogue import MARKS_MAX
 from isochrone.types import BLOCK, MIB
 from tests.mirror.sites import GROUP, Two, play, until
 
@@ -323,6 +323,20 @@ def test_a_deletion_before_a_restart_is_not_forgotten() -> None:
         _, items, _ = await again.group(1)
         assert [r.decode(item.body) for item in items] == [r.CopyDeleted(name="c1")]
         again.talk.close()
+
+    with_primary(act)
+
+
+def test_what_a_copy_is_travels_after_it() -> None:
+    async def act(two: Two, me: Played) -> None:
+        await me.hello()
+        await me.group(0)
+        copies.take(two.a.pool, ["db"], name="c1")
+        await me.group(1)
+        copies.classify(two.a.pool, "c1", "filesystem")
+        _, items, _ = await me.group(2)
+        said = r.CopyClassified(name="c1", consistency="filesystem")
+        assert [r.decode(item.body) for item in items] == [said]
 
     with_primary(act)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from isochrone.errors import NotFound, OutOfRange, ReadOnly
-from isochrone.types import BLOCK, MIB, Buffer, Device, ExportInfo, Extent
+from isochrone.types import BLOCK, MIB, Buffer, Caller, Device, ExportInfo, Extent, Synced
 
 
 class MemoryDevice:
@@ -92,14 +92,17 @@ class MemoryBackend:
     def __init__(self) -> None:
         self.staged: list[tuple[memoryview, int, int, memoryview | None]] = []
         self.devices: dict[str, MemoryDevice] = {}
-        self.attached: list[tuple[str, str]] = []
+        self.attached: list[tuple[str, Caller]] = []
         self.attachments = 0  # ever
+        self.lost = 0  # let go without a goodbye
         self.commits = 0
         self.flushes = 0
         self.commit_failure: Exception | None = None
         self.flush_failure: Exception | None = None
         self.flush_gate: asyncio.Event | None = None  # a flush waits for it
         self.committed_at_flush: list[int] = []  # commits so far, at the start of each flush
+        self.alone_at_flush: list[bool] = []
+        self._gates: set[asyncio.Future[bool]] = set()
 
     def add(
         self, name: str, size: int = MIB, *, read_only: bool = False, description: str = ""
@@ -118,16 +121,21 @@ class MemoryBackend:
             ExportInfo(d.name, d.size, d.read_only, d.description) for d in self.devices.values()
         ]
 
-    def attach(self, name: str, client: str) -> Device:
+    def look(self, name: str) -> MemoryDevice:
         device = self.devices.get(name or next(iter(self.devices), ""))
         if device is None:
             raise NotFound(f"there is no export {name!r}", hint="see `isochrone volume list`")
+        return device
+
+    def attach(self, name: str, client: Caller) -> Device:
+        device = self.look(name)
         self.attached.append((device.name, client))
         self.attachments += 1
         return device
 
-    def detach(self, device: Device, client: str) -> None:
+    def detach(self, device: Device, client: Caller, *, lost: bool = False) -> None:
         self.attached.remove((device.name, client))
+        self.lost += lost
 
     def commit(self) -> None:
         staged = self.staged[:]
@@ -138,10 +146,13 @@ class MemoryBackend:
         for content, offset, length, data in staged:
             content[offset : offset + length] = bytes(length) if data is None else data
 
-    async def flush(self) -> None:
+    def when_durable(self, done: Synced, *, alone: bool = False) -> None:
         self.flushes += 1
         self.committed_at_flush.append(self.commits)
-        if self.flush_gate is not None:
-            await self.flush_gate.wait()
-        if self.flush_failure is not None:
-            raise self.flush_failure
+        self.alone_at_flush.append(alone)
+        if self.flush_gate is None:
+            done(self.flush_failure)
+            return
+        opened = asyncio.ensure_future(self.flush_gate.wait())
+        opened.add_done_callback(lambda _: done(self.flush_failure))
+        self._gates.add(opened)  # the loop itself holds tasks only weakly

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 from isochrone.errors import Conflict
 from isochrone.nbd import client as limits
 from isochrone.nbd import wire
+from isochrone.nbd.filters import Chain, Delay
 from isochrone.types import MIB
 from tests.nbd.memory import MemoryBackend
 from tests.nbd.serving import LOOPS, Serving, info_data, option, raw, request, serve
@@ -81,13 +83,77 @@ def test_cve_2019_14850_nothing_is_opened_before_go(serving) -> None:
         assert serving.backend.attachments == 0
 
 
-def test_info_leaves_no_attachment_behind(serving) -> None:
+def test_info_attaches_nobody(serving) -> None:
     with raw(serving.path) as peer:
         peer.receive(18)
         data = wire.LENGTH.pack(4) + b"disk" + wire.COUNT.pack(0)
         peer.send(wire.CLIENT_FLAGS.pack(3), option(wire.OPT_INFO, data))
         peer.receive(20 + 12)
-        assert serving.backend.attached == []
+        assert serving.backend.attachments == 0
+
+
+def test_who_is_cut_off_is_lost(serving) -> None:
+    """It may come back with what it has not written yet. Who closes its end has let go."""
+
+    def end(*last: bytes, unread: int = 0) -> int:
+        before = serving.backend.lost
+        with raw(serving.path) as peer:
+            peer.open("disk")
+            peer.send(*last)
+            if unread:  # closed like this, the connection is reset
+                peer.socket.recv(unread, socket.MSG_PEEK)
+            elif last:
+                assert peer.at_end()
+        serving.until(lambda: not serving.backend.attached)
+        return serving.backend.lost - before
+
+    assert end(request(wire.DISC)) == 0
+    assert end() == 0
+    assert end(request(wire.READ, 0, 4096), unread=1) == 1
+    assert end(b"garbage" * 10) == 1
+
+
+def test_an_expelled_host_has_not_written_what_it_was_not_told(serving) -> None:
+    disk = serving.backend.devices["disk"]
+    with raw(serving.path) as peer, raw(serving.path) as other:
+        peer.open("disk")
+        other.open("")
+        host = serving.backend.attached[0][1].host
+        serving.until(lambda: len(serving.backend.attached) == 2)
+        assert serving.call(lambda: serving.door.expel("other", host)) == 0
+        assert serving.call(lambda: serving.door.expel("disk", "another host")) == 0
+
+        def expel() -> int:
+            (client,) = (c for c in serving.door._clients if c.name == first)
+            client.requests.append((wire.WRITE, b"cookie01", 0, 4, 0, memoryview(b"late")))
+            return serving.door.expel("disk", host)
+
+        first = str(serving.backend.attached[0][1])
+        assert serving.call(expel) == 2
+        assert peer.at_end()
+        assert other.at_end()
+    serving.until(lambda: not serving.backend.attached)
+    assert bytes(disk.content[:4]) == bytes(4)
+
+
+def test_what_a_filter_makes_wait_is_not_done_for_an_expelled_host(serving) -> None:
+    disk = serving.backend.devices["disk"]
+    chain = Chain(("delay=1h",), (lambda device: Delay(device, 3600.0),))
+    serving.call(lambda: serving.door.backend.set("disk", chain))
+    with raw(serving.path) as peer:
+        peer.open("disk")
+        peer.send(request(wire.WRITE, 0, payload=b"late"))
+        serving.until(lambda: all(c._waiting.cost for c in serving.door._clients))
+        host = serving.backend.attached[0][1].host
+
+        def expel() -> None:
+            serving.door.expel("disk", host)
+            serving.door.backend.clear("disk")  # lets go what waits
+
+        serving.call(expel)
+        assert peer.at_end()
+    serving.until(lambda: not serving.backend.attached)
+    assert bytes(disk.content[:4]) == bytes(4)
 
 
 def test_a_defect_ends_one_connection_with_one_line(serving) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,21 @@ import pytest
 from structlog.testing import capture_logs
 
 from isochrone.errors import Conflict, InvalidInput, Unavailable
-from isochrone.nbd import wire
+from isochrone.nbd import server, wire
 from isochrone.nbd.server import FrontDoor
-from isochrone.types import MIB
+from isochrone.types import MIB, Proof
 from tests.nbd.memory import MemoryBackend
-from tests.nbd.serving import LOOPS, Raw, Serving, client, option, raw, request, serve
+from tests.nbd.serving import (
+    LOOPS,
+    Raw,
+    Serving,
+    client,
+    option,
+    raw,
+    request,
+    serve,
+    still_serves,
+)
 
 SIZE = 16 * MIB
 
@@ -44,6 +55,29 @@ def image(tmp_path: Path) -> Path:
     path.write_bytes(os.urandom(3 * MIB) + bytes(5 * MIB) + os.urandom(2 * MIB + 512))
     os.truncate(path, SIZE)
     return path
+
+
+# -- who is there
+
+
+def test_a_user_at_the_socket_and_an_address_at_the_port(serving) -> None:
+    with raw(serving.path) as here, raw(serving.listen_tcp()) as there:
+        for peer in (here, there):
+            peer.open("disk")
+        (_, user), (_, address) = serving.backend.attached
+        assert (user.kind, user.host) == (Proof.USER, f"uid {os.getuid()}")
+        assert (address.kind, address.host) == (Proof.ADDRESS, "127.0.0.1")
+        assert str(address) == f"127.0.0.1:{there.socket.getsockname()[1]}"
+        assert str(user).startswith("unix#")
+
+
+def test_connections_of_one_client_differ_only_in_their_address(serving) -> None:
+    with raw(serving.path) as one, raw(serving.path) as other:
+        one.open("disk")
+        other.open("disk")
+        (_, first), (_, second) = serving.backend.attached
+        assert (first.kind, first.host) == (second.kind, second.host)
+        assert first.address != second.address
 
 
 # -- real clients
@@ -263,6 +297,51 @@ def test_a_failed_commit_fails_its_changes_and_not_the_reads(serving) -> None:
     assert [line["log_level"] for line in logs] == ["error"]
 
 
+def test_a_flush_is_alone_when_only_clients_that_flush_were_here(serving, monkeypatch) -> None:
+    monkeypatch.setattr(server, "COMPANY_S", 3600.0)
+    told = serving.backend.alone_at_flush
+    with raw(serving.path) as one, raw(serving.path) as two:
+        one.open("disk")
+        two.open("disk")
+        for peer in (one, two, one):
+            peer.send(request(wire.FLUSH))
+            assert peer.error() == (0, b"cookie01")
+        one.send(request(wire.WRITE, 0, payload=b"of one that flushes"))
+        assert one.error() == (0, b"cookie01")
+        one.send(request(wire.FLUSH))
+        assert one.error() == (0, b"cookie01")
+        assert told == [True] * 4
+        with raw(serving.path) as third:
+            third.open("disk")
+            third.send(request(wire.READ, 0, 1))  # it may read again at any moment
+            assert third.error() == (0, b"cookie01")
+            one.send(request(wire.FLUSH))
+            assert one.error() == (0, b"cookie01")
+        assert told == [True] * 4 + [False]
+
+
+def test_replies_do_not_wait_for_a_flush_of_the_same_turn(serving) -> None:
+    """Not even if the flush keeps the loop."""
+    seen: list[tuple[int, bytes]] = []
+    flushing = threading.Event()
+    with raw(serving.path) as peer:
+        peer.open("disk")
+
+        def flush(done, *, alone: bool) -> None:
+            seen.append(peer.error())  # on the loop: it must have been sent
+            flushing.set()
+            done(None)
+
+        serving.door.backend.when_durable = flush
+        peer.send(
+            request(wire.WRITE, 0, payload=b"x", cookie=b"write..."),
+            request(wire.FLUSH, cookie=b"flush..."),
+        )
+        flushing.wait()  # two readers would share the replies
+        assert peer.error() == (0, b"flush...")
+    assert seen == [(0, b"write...")]
+
+
 def test_flush_starts_after_the_commit_and_is_shared(serving) -> None:
     with raw(serving.path) as peer:
         peer.open("disk")
@@ -380,15 +459,6 @@ def test_cve_2024_7409_stop_with_clients_attached(tmp_path) -> None:
         assert serving.door.connections == 0
         negotiating.close()
         peer.close()
-
-
-def still_serves(serving: Serving) -> None:
-    with raw(serving.path) as peer:
-        assert peer.open("disk") == SIZE
-        peer.send(request(wire.READ, 0, 4))
-        assert peer.error() == (0, b"cookie01")
-        peer.receive(4)
-    serving.until(lambda: serving.backend.attached == [])
 
 
 # -- listening and closing

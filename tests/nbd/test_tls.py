@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from isochrone.errors import InvalidInput, NotAllowed, PeerFault, TlsNeeded
 from isochrone.nbd.connection import Tls
 from isochrone.nbd.tls import Rule, TlsPolicy, host_of
-from tests.nbd.certificates import make_folder
+from tests.nbd.certificates import LONG_AGO, SINCE, make_folder
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +78,38 @@ def test_reload_takes_new_certificates_or_keeps_the_old_ones(tmp_path) -> None:
     with pytest.raises(InvalidInput):
         policy.reload()
     assert policy.context is second
+
+
+def test_when_our_certificate_runs_out(tmp_path) -> None:
+    make_folder(tmp_path, server_until=LONG_AGO)
+    policy = TlsPolicy(str(tmp_path))
+    assert policy.valid_until == LONG_AGO.timestamp()
+    make_folder(tmp_path)
+    policy.reload(now=LONG_AGO.timestamp() + 1)
+    later = policy.valid_until
+    assert later > LONG_AGO.timestamp()
+    make_folder(tmp_path, server_until=LONG_AGO)
+    context = policy.context
+    with pytest.raises(InvalidInput, match="has run out"):
+        policy.reload({"disk": Rule(tls=True)}, now=LONG_AGO.timestamp() + 1)
+    assert (policy.context, policy.valid_until) == (context, later)
+    assert policy.allows("disk", secure=False, host="")  # the new rule is not in force either
+
+
+def test_a_certificate_that_is_not_for_servers(tmp_path) -> None:
+    """Of a right name and signature, and every client would refuse it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    made = made.public_key(key.public_key()).serial_number(7)
+    made = made.not_valid_before(SINCE).not_valid_after(datetime(2999, 1, 1, tzinfo=UTC))
+    only = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    signed = made.add_extension(only, critical=True).sign(key, hashes.SHA256())
+    (tmp_path / "server-cert.pem").write_bytes(signed.public_bytes(Encoding.PEM))
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "server-key.pem").write_bytes(pem)
+    with pytest.raises(InvalidInput, match="of no use to clients"):
+        TlsPolicy(str(tmp_path))
 
 
 def test_a_policy_without_tls_is_a_mistake(folder) -> None:
@@ -140,9 +178,10 @@ def subject(*names: str) -> tuple[tuple[tuple[str, str]], ...]:
         (None, ""),
         ({}, ""),
         ({"subject": subject("a")}, "a"),
-        ({"subject": subject("a"), "subjectAltName": (("DNS", "b"),)}, "a"),
-        ({"subject": subject(), "subjectAltName": (("DNS", "b"), ("DNS", "c"))}, "b"),
-        ({"subjectAltName": (("URI", "spiffe://x/host"),)}, "spiffe://x/host"),
+        ({"subject": subject("DB1.Example.ORG")}, "db1.example.org"),
+        ({"subject": subject("a"), "subjectAltName": (("DNS", "B"),)}, "b"),
+        ({"subject": subject("x", "y"), "subjectAltName": (("DNS", "b"), ("DNS", "c"))}, "b"),
+        ({"subject": subject("a"), "subjectAltName": (("IP Address", "192.0.2.1"),)}, "a"),
     ],
 )
 def test_host_of(certificate, host) -> None:
@@ -158,6 +197,8 @@ def test_host_of(certificate, host) -> None:
         {"subject": subject("a\nb")},
         {"subject": subject("a\0b")},
         {"subject": subject("a" * 256)},
+        {"subjectAltName": (("DNS", "*.example.org"),)},
+        {"subjectAltName": (("URI", "spiffe://x/host"), ("IP Address", "192.0.2.1"))},
     ],
 )
 def test_certificates_that_name_nobody(certificate) -> None:

@@ -21,7 +21,7 @@ from isochrone.nbd import wire
 from isochrone.nbd.connection import Tls
 from isochrone.nbd.tls import Rule, TlsPolicy
 from isochrone.nbd.tls_layer import TlsLayer
-from isochrone.types import MIB
+from isochrone.types import MIB, Proof
 from tests.nbd.certificates import STRANGER, make_folder
 from tests.nbd.memory import MemoryBackend
 from tests.nbd.serving import (
@@ -157,7 +157,11 @@ def test_hosts_of_another_authority_are_refused(forced, tmp_path) -> None:
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize(
-    ("names", "host"), [({}, "host-a"), ({"host": None, "names": ("h.example",)}, "h.example")]
+    ("names", "host"),
+    [
+        ({"names": ("H.example", "other.example")}, "h.example"),
+        ({"names": (), "common_name": "By-Its-Common-Name"}, "by-its-common-name"),
+    ],
 )
 def test_the_certificate_says_who_is_attached(tmp_path, loop, names, host) -> None:
     folder = make_folder(tmp_path / "pki", **names)
@@ -165,7 +169,9 @@ def test_the_certificate_says_who_is_attached(tmp_path, loop, names, host) -> No
         peers = [Secure(serving.path, folder) for _ in range(2)]
         for peer in peers:
             peer.open("disk")
-        assert serving.backend.attached == [("disk", host)] * 2
+        callers = [caller for _, caller in serving.backend.attached]
+        assert {(caller.kind, caller.host) for caller in callers} == {(Proof.CERTIFICATE, host)}
+        assert len({caller.address for caller in callers}) == 2
         for peer in peers:
             peer.close()
         serving.until(lambda: serving.backend.attached == [])
@@ -195,12 +201,38 @@ def test_the_default_export_is_ruled_by_its_own_name(tmp_path, pki, other_host) 
         serving.until(lambda: backend.attached == [])
 
 
+def test_new_rules_let_go_who_may_not_stay(tmp_path, pki, other_host) -> None:
+    tls = policy(pki)
+    with (
+        serve(some_backend(), tmp_path, tls=tls) as serving,
+        Closing(Secure(serving.path, pki)) as stays,
+        Closing(Secure(serving.path, other_host)) as goes,
+    ):
+        stays.open("disk")
+        goes.open("disk")
+
+        async def change() -> int:
+            tls.reload({"disk": Rule(hosts=frozenset({"host-a"}))})
+            return serving.door.rules_changed()
+
+        goes.send(request(wire.WRITE, 0, payload=b"answered"))
+        assert goes.error() == (0, b"cookie01")
+        assert serving.run(change()) == 1
+        assert goes.at_end()
+        serving.until(lambda: len(serving.backend.attached) == 1)
+        assert serving.backend.lost == 0, "nobody waits for who may not come back"
+        stays.send(request(wire.READ, 0, 8))
+        assert stays.error() == (0, b"cookie01")
+        assert stays.receive(8) == b"answered"
+        assert serving.run(change()) == 0
+
+
 def test_without_a_certificate_one_is_nobody(offered) -> None:
     with Closing(Secure(offered.path, None)) as peer:
         peer.open("secret")
-        ((export, name),) = offered.backend.attached
+        ((export, caller),) = offered.backend.attached
         assert export == "secret"
-        assert name.startswith("unix#")
+        assert (caller.kind, caller.host) == (Proof.USER, f"uid {os.getuid()}")
     with Closing(Secure(offered.path, None)) as peer, capture_logs() as logs:
         peer.send(option(wire.OPT_EXPORT_NAME, b"ours"))
         assert peer.at_end()

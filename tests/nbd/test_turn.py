@@ -106,7 +106,22 @@ def test_a_refused_change_does_not_touch_its_neighbours(backend) -> None:
     arrive(taken, request(wire.WRITE, 0, payload=b"x"), request(wire.READ, 0, 1))
     take_turn(backend, [taken])
     assert sent(taken) == wire.simple_error(b"cookie01", errno.ENOSPC) + DONE + bytes(1)
-    assert backend.commits == 0
+    assert backend.commits == 1, "of nothing here; of a part elsewhere"
+
+
+@pytest.mark.parametrize("defect", [NoSpace("full"), RuntimeError("a defect")])
+def test_a_part_of_a_refused_change_does_not_wait_for_somebody_else(backend, defect) -> None:
+    taken = seat(backend)
+    whole = taken.device.write
+
+    def half(offset: int, data: memoryview) -> None:
+        whole(offset, data[:1])
+        raise defect
+
+    taken.device.write = half
+    arrive(taken, request(wire.WRITE, 0, payload=b"ab"))
+    take_turn(backend, [taken])
+    assert (backend.commits, backend.staged) == (1, [])
 
 
 @pytest.mark.parametrize(

@@ -139,3 +139,74 @@ def test_cutting_off_is_as_if_it_had_never_been(before, after) -> None:
     play(one, after)
     play(other, after)
     assert seen(one) == seen(other)
+
+
+def test_relations_change_volumes_as_of_one_instant() -> None:
+    history = History()
+    for name, text in (("v", A), ("w", B)):
+        history.create(name, 40, 1)
+        history.write(name, 0, text, 2)
+    history.establish([("v", "w", [(0, 16, 16)]), ("w", "v", [(0, 16, 16)])], [7, 8], 3)
+    assert (block(history, "w", 16, 5), block(history, "v", 16, 5)) == (A, B)
+    assert block(history, "w", 16, 4) == ZERO
+    history.write("v", 1, C, 4)
+    history.renew([7], 5, reverse=False)
+    assert block(history, "w", 17, 7) == C
+    history.write("w", 16, C, 6)
+    history.renew([7], 7, reverse=True)
+    assert block(history, "v", 0, 9) == C
+    assert history.bonds.at(9)[7].since == 9
+
+
+def test_a_discard_leaves_what_hosts_wrote_since() -> None:
+    history = History()
+    history.create("v", 64, 1)
+    history.create("w", 64, 1)
+    for at in (0, 16, 32, 48):
+        history.write("v", at, A, 2)
+    history.establish([("v", "w", [(0, 0, 64)])], [7], 3)
+    history.write("w", 1, B, 4)
+    history.write("w", 17, B, 5)
+    history.discard("w", 17, 1, 6)
+    history.withdraw(7, 0, 48, 7, discard=True)
+    assert [block(history, "w", at, history.op) for at in (0, 1, 16, 32, 48)] == [
+        A,
+        B,
+        ZERO,
+        ZERO,
+        A,
+    ]
+    assert history.bonds.at(history.op)[7].extents == ((48, 48, 16),)
+    history.withdraw(7, 0, 64, 8, discard=False)
+    assert block(history, "w", 48, history.op) == A
+    assert history.bonds.at(history.op) == {}
+
+
+def test_a_revert_is_an_undo_copy_and_the_old_state() -> None:
+    history = History()
+    history.create("v", 10, 1)
+    history.write("v", 3, A, 2)
+    history.copy("c", ("v",), 3)
+    history.write("v", 3, B, 4)
+    history.resize("v", 20, 5)
+    history.write("v", 15, C, 6)
+    history.revert("c", ["v"], "u", 7)
+    assert [block(history, "v", at, history.op) for at in (3, 15)] == [A, ZERO]
+    assert [block(history, "v@u", at, history.op) for at in (3, 15)] == [B, C]
+    assert (history.size("v", history.op), history.size("v@u", history.op)) == (10, 20)
+    history.cut_off(history.op - 1)
+    assert block(history, "v", 15, history.op) == C
+    assert history.alive("v@u", history.op) is None
+
+
+def test_a_write_that_was_lost_was_never_written() -> None:
+    history = History()
+    history.create("v", 16, 1)
+    history.create("w", 16, 1)
+    history.write("v", 0, A, 2)
+    history.establish([("v", "w", [(0, 0, 16)])], [7], 3)
+    kept = history.op
+    history.write("w", 0, B, 4)
+    history.cut_off(kept)
+    history.withdraw(7, 0, 16, 5, discard=True)
+    assert block(history, "w", 0, history.op) == ZERO

@@ -82,3 +82,17 @@ def test_the_log_of_the_product_stays_out(monkeypatch, capsys) -> None:
     structlog.get_logger().info("pair moved")
     assert "pair moved" not in capsys.readouterr().out
     assert logging.CRITICAL == 50
+
+
+def test_the_other_scenario(monkeypatch, capsys) -> None:
+    assert run(monkeypatch, "--keeping", "3") == 0
+    assert "'taken': " in capsys.readouterr().out.splitlines()[-1]
+    assert run(monkeypatch, "--keeping", "--seeds", "2") == 0
+    assert " taken" in capsys.readouterr().out
+
+    def keep_seed(seed: int, log):
+        raise Violation("(f) planted")
+
+    monkeypatch.setattr(command, "keep_seed", keep_seed)
+    assert run(monkeypatch, "--keeping", "--seeds", "1", "--jobs", "1") == 1
+    assert "replay: python -m isochrone.sim --keeping 1" in capsys.readouterr().out

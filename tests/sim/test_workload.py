@@ -80,7 +80,7 @@ def test_each_kind_of_step_by_itself(kind: str) -> None:
         await host.call(working(host, history, 3, **{**nothing, "write": 1}).run(3))
         op = history.op
         await host.call(working(host, history, 4, **{**nothing, kind: 1}).run(20))
-        changes = kind in ("write", "small", "discard", "copy", "clone", "resize")
+        changes = kind in ("write", "small", "discard", "copy", "clone", "resize", "relate")
         assert (history.op > op) is changes
         assert checkers.prefix(history, host.pool) == history.op
         if kind == "flush":
@@ -106,9 +106,9 @@ def test_writes_go_on_while_a_flush_is_under_way() -> None:
         behind = []
         flush = host.pool.flush
 
-        async def watched() -> None:
+        async def watched(*, alone: bool = False) -> None:
             wanted = host.pool.log.lsn
-            await flush()
+            await flush(alone=alone)
             behind.append(host.pool.log.lsn - wanted)
 
         host.pool.flush = watched  # type: ignore[method-assign]

@@ -18,7 +18,7 @@ from isochrone.sim.loop import run as settle
 from isochrone.store.metadata import item_bytes
 from isochrone.store.pool import Limits, Pool
 from isochrone.store.volume import VolumeDevice
-from isochrone.types import BLOCK, KIB, MIB
+from isochrone.types import BLOCK, KIB, MIB, Caller, Proof
 from isochrone.world import World
 from isochrone.world.disk import Disk
 from isochrone.world.net import Net
@@ -61,6 +61,7 @@ class Inline:
         self.before: Callable[[], None] | None = None
         self.after: Callable[[], None] | None = None
         self.runs = 0
+        self.brief = 0  # of these, how many might run on the loop
 
     async def run(self, work: Callable[[], Any]) -> Any:
         self.runs += 1
@@ -70,6 +71,33 @@ class Inline:
         if self.after is not None:
             self.after()
         return result
+
+    def start(
+        self,
+        work: Callable[[], None],
+        done: Callable[[BaseException | None], None],
+        *,
+        brief: bool = False,
+    ) -> None:
+        self.runs += 1
+        self.brief += brief
+
+        def run() -> None:
+            try:
+                if self.before is not None:
+                    self.before()
+                work()
+                if self.after is not None:
+                    self.after()
+            except BaseException as error:  # a test may end the world in there
+                done(error)
+            else:
+                done(None)
+
+        if brief:
+            run()
+        else:
+            asyncio.get_running_loop().call_soon(run)
 
 
 def make_world(seed: object = 0, work: Any = None) -> World:
@@ -134,7 +162,10 @@ def pattern(n: int, length: int = BLOCK) -> bytes:
 def catalogue(pool: Pool) -> dict[str, bytes]:
     """Everything but bytes of volumes."""
     state = pool.state
-    items = [*state.volumes.values(), *state.copies.values(), *state.groups.values()]
+    items = [
+        *(*state.volumes.values(), *state.copies.values(), *state.groups.values()),
+        *state.relations.values(),
+    ]
     found = {f"{type(item).__name__} {item_id(item)}": item_bytes(item) for item in items}
     found["names"] = repr(sorted(state.names.items())).encode()
     found["next id"] = str(state.next_id).encode()
@@ -201,3 +232,8 @@ def pieces(offset: int, data: bytes) -> list[tuple[int, bytes]]:
         {offset, min(end, -(-offset // BLOCK) * BLOCK), max(offset, end // BLOCK * BLOCK), end}
     )
     return [(low, data[low - offset : high - offset]) for low, high in pairwise(edges)]
+
+
+def client(name: str = "client") -> Caller:
+    """A host with one connection."""
+    return Caller(Proof.ADDRESS, name, name)

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 from array import array
+from pathlib import Path
 
 import pytest
 
 from isochrone.errors import Damaged
 from isochrone.store import copies, volumes
 from isochrone.store import records as r
-from isochrone.store.check import check_pool
+from isochrone.store.check import check_pool, findings
 from isochrone.store.pool import Pool
-from isochrone.types import BLOCK, MIB
-from tests.store.pools import Rig, device, pattern, put, settle
+from isochrone.types import BLOCK, GIB, MIB
+from isochrone.world.disk import FolderDisk
+from tests.store.pools import Rig, device, get, open_on, pattern, put, settle
 
 
 @pytest.fixture
@@ -119,3 +121,32 @@ def test_a_catalogue_that_contradicts_itself(pool: Pool, break_it) -> None:
     break_it(pool)
     with pytest.raises(Damaged):
         check_pool(pool)
+
+
+def test_a_damaged_table_costs_what_it_maps_and_not_its_neighbours(tmp_path: Path) -> None:
+    """A leaf costs 4 MiB, a chunk 2 GiB; both with all copies that share them."""
+    disk = FolderDisk(tmp_path)
+    pool = open_on(disk)
+    volumes.create(pool, "v", 4 * GIB)
+    volumes.create(pool, "w", MIB)
+    for at in (0, 4 * MIB, 2 * GIB):
+        put(pool, "v", at, pattern(at))
+    put(pool, "w", 0, pattern(1))
+    copies.take(pool, ["v"], name="c")
+    settle(pool.checkpoint())
+    chunk, other = pool.state.tables[1].root
+    leaf = pool.state.forest.node(chunk).words[1]
+    store = disk.metadata()
+    store.execute("DELETE FROM node WHERE id IN (?, ?)", (leaf, other))
+    store.close()
+    pool.abandon()
+    pool = open_on(disk)
+    found = [(f.exports, f.offset, f.bytes) for f in findings(pool)]
+    assert found == [
+        (["v", "v@c"], 2 * GIB, 2 * GIB),
+        (["v", "v@c"], 4 * MIB, 4 * MIB),
+    ]
+    assert get(pool, "v", 0, BLOCK) == pattern(0)
+    assert get(pool, "w", 0, BLOCK) == pattern(1)
+    pool.abandon()
+    disk.close()

@@ -57,7 +57,7 @@ def test_nothing_is_replayed_after_a_checkpoint(rig: Rig, pool: Pool) -> None:
     assert metadata_position is not None and metadata_position.lsn == pool.log.lsn
     rig.platter.kill()
     again = rig.open()
-    assert read_tail(again.disk, again.log.pool, metadata_position).batches == []
+    assert read_tail(again.disk, again.log.pool, metadata_position).sections == []
     assert shown(again) == image
     assert catalogue(again) == items
 
@@ -229,7 +229,7 @@ def test_a_full_disk_under_the_metadata_store(tmp_path: Path) -> None:
     disk = FolderDisk(tmp_path)
     pool = open_on(disk, SMALL)
     volumes.create(pool, "disk", 1 << 30)
-    pool._metadata._writer.pragma("max_page_count", 30)
+    pool._metadata._writer.pragma("max_page_count", 12)
     for n in range(40):
         put(pool, "disk", n * 4 * MIB, pattern(n))
     image = shown_blocks(pool)
@@ -333,7 +333,7 @@ def test_deleted_volumes_leave_the_store() -> None:
 def test_a_missing_table_is_damage(rig: Rig, pool: Pool) -> None:
     settle(pool.checkpoint())
     pool._metadata._writer.execute("DELETE FROM root")
-    with pytest.raises(Damaged, match="table of volume 1 is missing"):
+    with pytest.raises(Damaged, match="lost or changed rows"):
         rig.kill()
 
 
@@ -378,7 +378,7 @@ def test_every_page_of_the_store_may_rot(tmp_path: Path) -> None:
         except Damaged:
             refused += 1
         (tmp_path / METADATA_NAME).write_bytes(good)
-    assert refused > len(good) // 1024 // 2
+    assert refused > 64, "most of what was hit is in use"
     pool = open_on(disk, SMALL)
     check_pool(pool)
     pool.abandon()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from isochrone.store import copies, volumes
 from isochrone.store import records as r
 from isochrone.store.check import check_pool
 from isochrone.store.cleaner import (
+    BUSY_ROUNDS,
     IDLE_ROUNDS,
     ROUND_SECONDS,
     Candidate,
@@ -30,9 +32,9 @@ from isochrone.store.format import SLOT_BITS, SLOT_MASK, segment_name
 from isochrone.store.pool import Limits, Pool
 from isochrone.store.tracks import LEAF_BLOCKS
 from isochrone.store.volume import VolumeDevice
-from isochrone.types import BLOCK, KIB, MIB
+from isochrone.types import BLOCK, GIB, KIB, MIB
 from isochrone.world.disk import FolderDisk
-from tests.store.pools import make_world
+from tests.store.pools import Inline, make_world
 
 LIMITS = Limits(segment_bytes=256 * KIB, garbage_bytes=0, reserve_bytes=0, sweep_nodes=4)
 
@@ -146,6 +148,79 @@ def test_the_spares_of_an_idle_pool_are_given_back() -> None:
         assert len(pool.log.spares) == 2
         task.cancel()
         await cleaner.stop()
+
+    run(main())
+
+
+def test_a_note_that_is_being_written_is_awaited_at_the_end() -> None:
+    """Whoever stops the cleaner closes the metadata store next."""
+
+    class Slow(Inline):
+        async def run(self, work: Callable[[], Any]) -> Any:
+            await asyncio.sleep(10)
+            return await super().run(work)
+
+    async def main() -> None:
+        world = replace(make_world(work=Slow()), clock=SimClock(asyncio.get_running_loop()))
+        limits = replace(LIMITS, garbage_bytes=1 * MIB)
+        pool = Pool.open(SimDisk(Platter(Random(1))), world, limits)
+        cleaner = Cleaner(pool)
+        await cleaner.round()
+        volumes.create(pool, "v", 1 * MIB)
+        await pool.flush()
+        assert not cleaner.due
+        task = asyncio.get_running_loop().create_task(cleaner.run())
+        await asyncio.sleep(5)
+        task.cancel()
+        await cleaner.stop()
+        assert pool.setting("durable") == str(pool.log.durable)
+        pool.abandon()
+
+    run(main())
+
+
+def test_a_burst_is_not_moved_about_and_is_cleaned_up_after() -> None:
+    """While somebody writes much, only what is wholly dead goes; the rest follows in calm."""
+
+    async def main() -> None:
+        world = replace(make_world(), clock=SimClock(asyncio.get_running_loop()))
+        limits = replace(LIMITS, burst_bytes=1 * GIB)
+        pool = Pool.open(SimDisk(Platter(Random(1))), world, limits)
+        volumes.create(pool, "v", 64 * MIB)
+        cleaner = Cleaner(pool)
+        task = asyncio.get_running_loop().create_task(cleaner.run())
+        device, random = VolumeDevice(pool, pool.state.names["v"]), Random(2)
+        for _ in range(8):
+            for _ in range(3 * 256):
+                device.write(random.randrange(512) * 8 * BLOCK, memoryview(bytes(8 * BLOCK)))
+                pool.commit()
+            await asyncio.sleep(ROUND_SECONDS)
+        assert pool.bytes_moved == 0
+        before = pool.log.bytes_on_disk
+        assert before > 2 * cleaner.last.live_bytes
+        await asyncio.sleep((BUSY_ROUNDS + 2) * ROUND_SECONDS)
+        assert pool.bytes_moved > 0
+        assert pool.log.bytes_on_disk < before
+        task.cancel()
+        await cleaner.stop()
+
+    run(main())
+
+
+def test_the_cleaner_outlives_a_disk_that_does_not_answer() -> None:
+    async def main() -> None:
+        world = replace(make_world(), clock=SimClock(asyncio.get_running_loop()))
+        platter = Platter(Random(1))
+        pool = Pool.open(SimDisk(platter), world, LIMITS)
+        task = asyncio.get_running_loop().create_task(Cleaner(pool).run())
+
+        def refuse() -> int:
+            raise OSError(5, "Input/output error")
+
+        pool.disk.free_bytes = refuse  # type: ignore[method-assign]
+        await asyncio.sleep(3 * ROUND_SECONDS)
+        assert not task.done()
+        task.cancel()
 
     run(main())
 
@@ -272,6 +347,50 @@ def test_a_damaged_block_is_not_moved_and_its_segment_stays() -> None:
     with pytest.raises(Damaged, match="not what was written"):
         run(Cleaner(pool).round())
     assert oldest in pool.log.first_lsns
+
+
+@pytest.mark.parametrize("power", [True, False])
+def test_a_moved_block_that_rots_before_a_crash_costs_no_other(power: bool) -> None:
+    """Its batch is the last of the log; it must not pass for torn when its segment is gone."""
+    platter = Platter(Random(3))
+    pool = open_pool(SimDisk(platter))
+    volumes.create(pool, "v", 1 * MIB)
+    model = fill(pool, "v", Random(2), 400, 200)
+    run(Cleaner(pool).round())
+    moved = pool.log.forwarding.segments()
+    assert moved and not set(moved) & set(pool.log.first_lsns)
+    table = pool.state.tables[pool.state.names["v"]]
+    births = {b: pool.state.forest.at(table, b)[0] for b in model}
+    places = {b: pool.log.forwarding.place(birth) for b, birth in births.items()}
+    victim = max((b for b in model if places[b] != births[b]), key=lambda b: places[b])
+    place = places[victim]
+    platter.flip(segment_name(place >> SLOT_BITS), (place & SLOT_MASK) * BLOCK + 77)
+    if power:
+        platter.power_cut()
+    else:
+        platter.kill()
+    pool = open_pool(SimDisk(platter))
+    del model[victim]
+    holds(pool, "v", model)
+    with pytest.raises(Damaged, match="not what was written"):
+        VolumeDevice(pool, pool.state.names["v"]).read(victim * BLOCK, BLOCK)
+
+
+def test_a_store_that_cannot_grow_does_not_keep_a_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note of what is durable is good to have; on a full disk the space is more urgent."""
+    pool = open_pool(SimDisk(Platter(Random(3))))
+    volumes.create(pool, "v", 1 * MIB)
+    model = fill(pool, "v", Random(2), 400, 200)
+    asked = []
+
+    async def note_durable(*, at_once: bool = False) -> None:
+        asked.append(at_once)
+        raise NoSpace("the metadata store cannot grow")
+
+    monkeypatch.setattr(pool, "note_durable", note_durable)
+    report = run(Cleaner(pool).round())
+    assert asked and all(asked) and report.moved_bytes and report.freed_segments >= len(asked)
+    holds(pool, "v", model)
 
 
 def test_a_full_pool_refuses_writes_before_its_reserve_and_heals() -> None:

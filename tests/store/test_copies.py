@@ -8,7 +8,7 @@ from isochrone.store.copies import MEMBERS_MAX
 from isochrone.store.format import SEGMENT_BYTES
 from isochrone.store.pool import Limits, Pool
 from isochrone.types import BLOCK, MIB
-from tests.store.pools import Rig, device, get, pattern, put, settle
+from tests.store.pools import Rig, client, device, get, pattern, put, settle
 
 
 @pytest.fixture
@@ -105,6 +105,21 @@ def test_taking_a_copy_touches_no_block() -> None:
     assert pool.state.forest.next_id == nodes
 
 
+def test_what_held_still_is_on_record(pool: Pool, rig: Rig) -> None:
+    copies.take(pool, ["a"], name="t0")
+    assert copies.find_copy(pool, "t0").consistency == "crash"
+    lsn = pool.log.lsn
+    copies.classify(pool, "t0", "crash")
+    assert pool.log.lsn == lsn, "nothing new"
+    copies.classify(pool, "t0", "application")
+    assert copies.find_copy(pool, "t0").consistency == "application"
+    with pytest.raises(NotFound):
+        copies.classify(pool, "t1", "application")
+    settle(pool.flush())
+    again = rig.cut()
+    assert copies.find_copy(again, "t0").consistency == "application"
+
+
 def test_names_that_nobody_gave_are_times(pool: Pool) -> None:
     first = copies.take(pool, ["a"])
     second = copies.take(pool, ["a"])
@@ -137,10 +152,10 @@ def test_refusals_change_nothing(pool: Pool) -> None:
 
 def test_a_copy_in_use_stays(pool: Pool) -> None:
     copy = copies.take(pool, ["a", "b"], name="s")
-    pool.attached[copy.members[1][1]] = {"client": 1}
+    pool.attached.attach(copy.members[1][1], client())
     with pytest.raises(Conflict, match="'b@s' is in use by client"):
         copies.delete(pool, "s")
-    pool.attached.clear()
+    pool.attached.detach(copy.members[1][1], client())
     copies.delete(pool, "s")
     assert pool.state.copies == {}
 

@@ -32,7 +32,7 @@ SEGMENT, SLOT = 7, 33
 
 
 def segment_header() -> bytes:
-    return f.encode_segment_header(POOL, SEGMENT, 1234, 1_800_000_000_000_000_001)
+    return f.encode_segment_header(POOL, SEGMENT, 1234, 0xF1F2, 1_800_000_000_000_000_001)
 
 
 def payload() -> list[bytes]:
@@ -47,6 +47,7 @@ def batch_meta() -> bytes:
         slot=SLOT,
         first_lsn=1234,
         durable_lsn=1230,
+        previous=0xE1E2E3E4E5E6E7E8,
         stamp=1_800_000_000_000_000_002,
         descriptors=[
             f.describe(f.WRITE, 5, 1 << 33, 2, 0),
@@ -73,7 +74,8 @@ def test_the_bytes_are_those_of_version_1(name: str) -> None:
 
 def test_the_golden_segment_header_says_what_was_put_in() -> None:
     header = f.decode_segment_header((GOLDEN / "segment-header.bin").read_bytes())
-    assert header == (1, POOL, SEGMENT, 1234, 1_800_000_000_000_000_001)
+    sum = f.segment_sum((GOLDEN / "segment-header.bin").read_bytes())
+    assert header == (1, POOL, SEGMENT, 1234, 0xF1F2, 1_800_000_000_000_000_001, sum)
 
 
 def test_the_golden_batch_says_what_was_put_in() -> None:
@@ -82,6 +84,7 @@ def test_the_golden_batch_says_what_was_put_in() -> None:
     assert header is not None
     assert (header.first_lsn, header.last_lsn, header.durable_lsn) == (1234, 1237, 1230)
     assert (header.payload_slot, header.end_slot) == (SLOT + 1, SLOT + 4)
+    assert (header.previous, header.sum) == (0xE1E2E3E4E5E6E7E8, f.meta_sum(data))
     meta = data[: header.meta_bytes]
     assert f.meta_verifies(meta, header)
     batch = f.decode_batch(meta, header)
@@ -119,7 +122,7 @@ def test_every_truncation_is_refused() -> None:
     size = f.HEADER.size + 4 * f.DESCRIPTOR.size + 3 * 8 + 18
     assert all(decoded(data[:length]) is None for length in range(size))
     assert decoded(data[:size]) is not None
-    assert all(f.decode_segment_header(segment_header()[:length]) is None for length in range(64))
+    assert all(f.decode_segment_header(segment_header()[:length]) is None for length in range(72))
 
 
 def test_every_flipped_bit_is_refused() -> None:
@@ -130,7 +133,7 @@ def test_every_flipped_bit_is_refused() -> None:
         assert decoded(bytes(data)) is None, at
         data[at // 8] ^= 1 << at % 8
     head = bytearray(segment_header())
-    for at in range(8 * 64):
+    for at in range(8 * 72):
         head[at // 8] ^= 1 << at % 8
         assert f.decode_segment_header(bytes(head)) is None, at
         head[at // 8] ^= 1 << at % 8
@@ -157,7 +160,7 @@ def test_lengths_that_contradict_each_other_are_refused(lengths, lsn: int, rest:
     """Even under a good checksum: an old bug of a writer must not become a crash of a reader."""
     meta_bytes, records, blocks = lengths
     head = f.HEADER.pack(
-        b"IBAT", 1, 0, POOL, SEGMENT, SLOT, meta_bytes, records, blocks, lsn, 0, 0, 0
+        b"IBAT", 1, 0, POOL, SEGMENT, SLOT, meta_bytes, records, blocks, lsn, 0, 0, 0, 0
     )
     meta = bytearray((head + rest)[:meta_bytes])
     if len(meta) == meta_bytes and meta_bytes >= f.HEADER.size:
@@ -187,7 +190,8 @@ def test_any_batch_comes_back(descriptors, lsn: int, stamp: int) -> None:
     bodies = bytes(sum(d[4] for d in descriptors))
     sums = array("Q", range(blocks))
     meta = f.encode_meta(
-        pool=POOL, segment=SEGMENT, slot=SLOT, first_lsn=lsn, durable_lsn=lsn - 1, stamp=stamp,
+        pool=POOL, segment=SEGMENT, slot=SLOT, first_lsn=lsn, durable_lsn=lsn - 1,
+        previous=stamp, stamp=stamp,
         descriptors=[f.describe(*d) for d in descriptors], sums=sums, bodies=bodies,
     )  # fmt: skip
     assert len(meta) % BLOCK == 0
@@ -200,7 +204,9 @@ def test_any_batch_comes_back(descriptors, lsn: int, stamp: int) -> None:
 
 
 def test_a_length_that_would_read_everything_is_refused() -> None:
-    head = f.HEADER.pack(b"IBAT", 1, 0, POOL, SEGMENT, SLOT, f.META_BYTES_MAX + 1, 1, 0, 1, 0, 0, 0)
+    head = f.HEADER.pack(
+        b"IBAT", 1, 0, POOL, SEGMENT, SLOT, f.META_BYTES_MAX + 1, 1, 0, 1, 0, 0, 0, 0
+    )
     assert f.decode_header(head, POOL, SEGMENT, SLOT) is None
 
 
@@ -359,7 +365,7 @@ def newer_segment(path: Path) -> None:
     file = path / f.segment_name(1)
     data = bytearray(file.read_bytes())
     data[8] = 2
-    f.SUM.pack_into(data, 56, f.checksum(bytes(data[:56])))
+    f.SUM.pack_into(data, f.SEGMENT_SUM_AT, f.checksum(bytes(data[: f.SEGMENT_SUM_AT])))
     file.write_bytes(data)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isochrone.store.format import pointer
-from isochrone.store.forward import Forwarding
+from isochrone.store.forward import LONG, Forwarding, neighbours
 
 moves = st.lists(
     st.tuples(
@@ -52,6 +54,26 @@ def test_runs_cover_a_range_in_order_and_join_what_lies_together(
     ends = [place + length for place, length in runs]
     starts = [place for place, _ in runs[1:]]
     assert all(end != start for end, start in zip(ends, starts, strict=False))
+
+
+@given(
+    st.lists(
+        st.tuples(st.just(0) | st.integers(100, 140), st.integers(1, 2 * LONG)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_neighbours_cover_all_places_and_join_what_lies_together(
+    stretches: list[tuple[int, int]],
+) -> None:
+    places = array("Q")
+    for first, count in stretches:
+        places.extend(first + n if first else 0 for n in range(count))
+    found = neighbours(places)
+    flat = [place + n if place else 0 for place, count in found for n in range(count)]
+    assert flat == places.tolist()
+    ends = [place + count if place else 0 for place, count in found]
+    assert all(end != start for end, (start, _) in zip(ends, found[1:], strict=False))
 
 
 @given(moves, st.randoms(use_true_random=False))

@@ -7,16 +7,25 @@ import apsw
 import pytest
 
 from isochrone.errors import Damaged, NoSpace
-from isochrone.store.metadata import FORMAT, Change, Metadata, Position, item_bytes
-from isochrone.store.state import Copy, Group, Volume
-from isochrone.world.disk import METADATA_NAME, FolderDisk
+from isochrone.store.catalogue import Copy, Group, Volume
+from isochrone.store.metadata import (
+    FORMAT,
+    REBUILD,
+    Change,
+    Metadata,
+    Position,
+    item_bytes,
+    item_of,
+)
+from isochrone.world.disk import METADATA_NAME, METADATA_PAGE_BYTES, FolderDisk
 
 IDENTITY = "ab" * 16
+SUM = 0xFEDC_BA98_7654_3210  # beyond SQLite's own integers
 
 
 def change(lsn: int = 1, **fields) -> Change:
     values = {
-        "position": Position(lsn, 2, 3),
+        "position": Position(lsn, 2, 3, SUM),
         "next_id": 4,
         "next_node": 5,
         "items": {},
@@ -77,13 +86,13 @@ def test_a_checkpoint_comes_back(metadata: Metadata, disk: FolderDisk) -> None:
                 ("copy", "c"): item_bytes(copy),
                 ("group", "g"): item_bytes(group),
             },
-            roots={3: array("Q", [0, 9]).tobytes()},
+            roots={3: array("Q", [0, 9])},
             nodes=[(9, leaf), (10, array("Q", [2**64 - 1]))],
             forwards={6: (b"slots", b"places")},
         )
     )
     metadata = reopened(metadata, disk)
-    assert metadata.position() == Position(77, 2, 3)
+    assert metadata.position() == Position(77, 2, 3, SUM)
     assert (metadata.setting("next_id"), metadata.setting("next_node")) == (4, 5)
     assert metadata.items() == [copy, group, volume]
     assert metadata.roots() == {3: array("Q", [0, 9]).tobytes()}
@@ -107,19 +116,19 @@ def test_a_checkpoint_comes_back(metadata: Metadata, disk: FolderDisk) -> None:
 
 
 def test_a_checkpoint_is_all_or_nothing(metadata: Metadata, disk: FolderDisk) -> None:
-    metadata.commit(change(1, roots={1: b"old root"}, nodes=[(1, array("Q", [1]))]))
+    metadata.commit(change(1, roots={1: array("Q", b"old root")}, nodes=[(1, array("Q", [1]))]))
 
     def breaks_off():
         yield 2, array("Q", [2])
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        metadata.commit(change(2, roots={1: b"new root"}, nodes=breaks_off()))
+        metadata.commit(change(2, roots={1: array("Q", b"new root")}, nodes=breaks_off()))
     metadata = reopened(metadata, disk)
-    assert metadata.position() == Position(1, 2, 3)
+    assert metadata.position() == Position(1, 2, 3, SUM)
     assert (metadata.roots(), metadata.node_count()) == ({1: b"old root"}, 1)
     metadata.commit(change(3))
-    assert metadata.position() == Position(3, 2, 3)
+    assert metadata.position() == Position(3, 2, 3, SUM)
     metadata.close()
 
 
@@ -144,21 +153,69 @@ def test_a_changed_node_is_damage(metadata: Metadata, disk: FolderDisk) -> None:
         metadata.node(1)
 
 
+def read_all(disk: FolderDisk) -> None:
+    """As a start does."""
+    metadata = Metadata(disk)
+    try:
+        metadata.items()
+        metadata.roots()
+        metadata.forwards()
+    finally:
+        metadata.close()
+
+
 @pytest.mark.parametrize(
     "sql",
     [
         "UPDATE item SET kind = 'painting'",
+        "UPDATE item SET key = '2'",
         "UPDATE item SET body = x'c1'",
-        "UPDATE item SET body = x'80'",
+        "UPDATE root SET volume = 2",
+        "UPDATE root SET body = x'00'",
+        "UPDATE forward SET segment = 5",
+        "UPDATE forward SET slots = x'0000000001', places = x'00000000000000'",
+        "UPDATE setting SET value = 4 WHERE key = 'slot'",
+        "UPDATE setting SET value = value + 1 WHERE key = 'next_id'",
     ],
 )
-def test_an_item_that_is_not_understood_is_damage(metadata: Metadata, disk, sql: str) -> None:
-    metadata.commit(change(items={("volume", "1"): item_bytes(Volume(id=1, name="a", size=1))}))
+def test_a_row_that_is_not_what_was_written_is_damage(metadata: Metadata, disk, sql: str) -> None:
+    metadata.commit(
+        change(
+            items={("volume", "1"): item_bytes(Volume(id=1, name="a", size=1))},
+            roots={1: array("Q", [0])},
+            forwards={4: (bytes(4), bytes(8))},
+        )
+    )
     db = disk.metadata()
     db.execute(sql)
     db.close()
+    with pytest.raises(Damaged, match=r"not what was written|lost or changed rows") as e:
+        read_all(disk)
+    assert e.value.hint == REBUILD
+
+
+@pytest.mark.parametrize("table", ["item", "root", "forward"])
+def test_a_row_that_is_lost_is_damage(metadata: Metadata, disk, table: str) -> None:
+    metadata.commit(
+        change(
+            items={("volume", "1"): item_bytes(Volume(id=1, name="a", size=1))},
+            roots={1: array("Q", [0])},
+            forwards={4: (bytes(4), bytes(8))},
+        )
+    )
+    db = disk.metadata()
+    db.execute(f"DELETE FROM {table}")
+    db.close()
+    with pytest.raises(Damaged, match="lost or changed rows"):
+        Metadata(disk)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"), [("painting", b"\x80"), ("copy", b"\xc1"), ("copy", b"\x80")]
+)
+def test_an_item_that_is_not_understood_is_damage(kind: str, body: bytes) -> None:
     with pytest.raises(Damaged, match="cannot be understood"):
-        metadata.items()
+        item_of(kind, body)
 
 
 def test_another_format_is_refused_and_stays_as_it_is(metadata: Metadata, disk, tmp_path) -> None:
@@ -185,7 +242,7 @@ def test_what_sqlite_finds_damaged_is_damaged(metadata: Metadata, disk, tmp_path
     metadata.commit(change(nodes=[(id, array("Q", range(2048))) for id in range(1, 50)]))
     metadata.close()
     data = bytearray((tmp_path / METADATA_NAME).read_bytes())
-    data[8 * 4096 :] = bytes(len(data) - 8 * 4096)
+    data[8 * METADATA_PAGE_BYTES :] = bytes(len(data) - 8 * METADATA_PAGE_BYTES)
     (tmp_path / METADATA_NAME).write_bytes(data)
     metadata = Metadata(disk)
     found = []
@@ -200,14 +257,14 @@ def test_what_sqlite_finds_damaged_is_damaged(metadata: Metadata, disk, tmp_path
 
 def test_a_full_disk_is_no_space_and_no_checkpoint(metadata: Metadata) -> None:
     metadata.commit(change(1, nodes=[(1, array("Q", range(2048)))]))
-    metadata._writer.pragma("max_page_count", 20)
+    metadata._writer.pragma("max_page_count", 10)
     with pytest.raises(NoSpace):
         metadata.commit(change(2, nodes=[(id, array("Q", range(2048))) for id in range(2, 20)]))
-    assert metadata.position() == Position(1, 2, 3)
+    assert metadata.position() == Position(1, 2, 3, SUM)
     assert metadata.node_count() == 1
     metadata._writer.pragma("max_page_count", 2000)
     metadata.commit(change(2, nodes=[(id, array("Q", range(2048))) for id in range(2, 20)]))
-    assert metadata.position() == Position(2, 2, 3)
+    assert metadata.position() == Position(2, 2, 3, SUM)
 
 
 def test_reading_goes_on_while_a_checkpoint_is_written(metadata: Metadata) -> None:
@@ -229,3 +286,24 @@ def test_a_closed_one_says_so_in_our_words(disk: FolderDisk) -> None:
     with pytest.raises(Damaged) as e:
         metadata.setting("pool")
     assert isinstance(e.value.__cause__, apsw.Error)
+
+
+def test_a_setting_beside_the_checkpoints(metadata: Metadata, disk: FolderDisk) -> None:
+    metadata.commit(change(7))
+    metadata.keep_setting("scrub", "one")
+    metadata.keep_setting("scrub", "two")
+    metadata = reopened(metadata, disk)
+    assert metadata.setting("scrub") == "two"
+    position = metadata.position()
+    assert position is not None and position.lsn == 7
+    metadata.close()
+
+
+def test_what_it_takes_on_the_disk(metadata: Metadata) -> None:
+    before = metadata.bytes_on_disk()
+    nodes = [(n, array("Q", range(2048))) for n in range(1, 101)]
+    forwards = {1: (bytes(4), bytes(8)), 2: None}
+    wanted = change(nodes=nodes, roots={1: array("Q", [0])}, forwards=forwards)
+    assert wanted.size == 100 * 16384 + 8 + 12
+    metadata.commit(wanted)
+    assert metadata.bytes_on_disk() - before > 100 * 16384

@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from isochrone.errors import Conflict, Damaged, IsochroneError, Unavailable
-from isochrone.store import copies, volumes
+from isochrone.errors import Conflict, Damaged, IsochroneError, PoolFailed, Unavailable
+from isochrone.store import copies, relations, volumes
 from isochrone.store.check import check_pool
 from isochrone.store.cleaner import Cleaner
-from isochrone.store.format import describe
+from isochrone.store.format import describe, segment_name
 from isochrone.store.pool import Pool
 from isochrone.store.stage import Stage
 from isochrone.types import BLOCK, MIB
@@ -353,6 +353,75 @@ def test_flushed_is_flushed(seed: int) -> None:
 # -- opening
 
 
+def test_what_breaks_in_the_middle_of_a_turn_fails_the_whole_turn(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is: nobody may hear that changes are done which went with the stage."""
+    for name in ("a", "b"):
+        volumes.create(pool, name, MIB)
+    append = pool.log.append
+
+    def no_memory(*rest: object, **more: object) -> int:
+        monkeypatch.setattr(pool.log, "append", append)
+        raise MemoryError
+
+    monkeypatch.setattr(pool.log, "append", no_memory)
+    device(pool, "a").write(0, memoryview(pattern(1)))
+    with contextlib.suppress(MemoryError):
+        device(pool, "b").write(0, memoryview(pattern(2, MIB // 2)))  # more than a stage holds
+    with pytest.raises(MemoryError):
+        pool.commit()
+    assert not any(get(pool, "a") + get(pool, "b"))
+    put(pool, "a", 0, pattern(3))
+    assert get(pool, "a", 0, BLOCK) == pattern(3)
+
+
+def test_what_cannot_be_mapped_keeps_nothing_else_of_its_batch_from_it(
+    rig: Rig, pool: Pool
+) -> None:
+    """All of it is in the log: a mirror sends it, and a restart replays it."""
+    for name in ("a", "b"):
+        volumes.create(pool, name, MIB)
+        put(pool, name, 0, pattern(1))
+    pool = rig.reopen(pool)
+    ((_, leaf),) = pool.state.forest.leaf_ids(pool.state.tables[volumes.find(pool, "a").id])
+    pool._metadata._writer.execute("UPDATE node SET sum = sum + 1 WHERE id = ?", (leaf,))
+    pool.state.forest._nodes.clear()
+    device(pool, "a").write(0, memoryview(pattern(2)))
+    device(pool, "b").write(0, memoryview(pattern(3)))
+    device(pool, "b").discard(BLOCK, BLOCK)
+    with pytest.raises(Damaged, match="node"):
+        pool.commit()
+    assert get(pool, "b", 0, BLOCK) == pattern(3)
+    assert volumes.find(pool, "b").changed_lsn == pool.log.lsn
+
+
+def test_a_record_that_cannot_be_applied_is_never_half_of_a_checkpoint(
+    rig: Rig, pool: Pool
+) -> None:
+    """It is in the log: a restart applies all of it, or says what is damaged."""
+    for name in ("a", "b"):
+        volumes.create(pool, name, 16 * MIB)
+    for offset in (0, 8 * MIB):
+        put(pool, "a", offset, pattern(offset))
+    pool = rig.reopen(pool)
+    *_, (_, leaf) = pool.state.forest.leaf_ids(pool.state.tables[volumes.find(pool, "a").id])
+    damage = "UPDATE node SET sum = sum + ? WHERE id = ?"
+    pool._metadata._writer.execute(damage, (1, leaf))
+    pool.state.forest._nodes.clear()
+    shifted = relations.Wish("a", "b", (relations.Span(0, MIB, 12 * MIB),))
+    with pytest.raises(Damaged, match=f"node {leaf} "):
+        relations.establish(pool, [shifted])
+    with pytest.raises(PoolFailed, match=f"node {leaf} "):
+        put(pool, "disk", 0, pattern(1))
+    with pytest.raises(PoolFailed):
+        settle(pool.checkpoint())
+    pool._metadata._writer.execute(damage, (-1, leaf))
+    pool = rig.kill()
+    assert get(pool, "b", MIB, 12 * MIB) == get(pool, "a", 0, 12 * MIB)
+    assert len(pool.state.relations) == 1
+
+
 def test_one_process_at_a_time(rig: Rig, pool: Pool) -> None:
     with pytest.raises(Conflict):
         rig.open()
@@ -425,3 +494,26 @@ def test_a_checkpoint_is_due_by_bytes(pool: Pool) -> None:
     assert pool.checkpoint_due
     settle(pool.checkpoint())
     assert not pool.checkpoint_due
+
+
+def test_what_was_flushed_last_is_noted(rig: Rig) -> None:
+    """So its loss is told from a torn end, though nothing was written after it."""
+    pool = rig.open()
+    volumes.create(pool, "v", MIB)
+    put(pool, "v", 0, pattern(1))
+    settle(pool.flush())
+    settle(pool.note_durable())
+    calls = rig.platter.calls
+    settle(pool.note_durable())
+    assert rig.platter.calls == calls, "there was nothing new to note"
+    put(pool, "v", 0, pattern(2))
+    settle(pool.flush())
+    noted = pool.setting("durable")
+    settle(pool.note_durable())
+    assert pool.setting("durable") == noted, "that was too soon after the last"
+    settle(pool.note_durable(at_once=True))
+    assert int(pool.setting("durable")) == pool.log.durable > int(noted)
+    segment, slot = pool.log.position
+    rig.platter.flip(segment_name(segment), (slot - 2) * BLOCK + 90)
+    with pytest.raises(Damaged, match="was durable"):
+        rig.kill()

@@ -14,13 +14,34 @@ from isochrone.store import state
 
 NUMBERS = st.integers(0, 2**63 - 1)
 TEXT = st.text(string.printable + "äß€😀", max_size=20)
+PAIRS = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=5).map(tuple)
 BY_TYPE = {
     "int": NUMBERS,
     "str": TEXT,
     "bool": st.booleans(),
+    "Literal['crash', 'filesystem', 'application']": st.sampled_from(
+        ["crash", "filesystem", "application"]
+    ),
     "dict[str, int]": st.dictionaries(TEXT, NUMBERS, max_size=3),
+    "dict[str, str]": st.dictionaries(TEXT, TEXT, max_size=3),
+    "tuple[str, ...]": st.lists(TEXT, max_size=3).map(tuple),
     "tuple[int, ...]": st.lists(NUMBERS, max_size=5).map(tuple),
-    "tuple[tuple[int, int], ...]": st.lists(st.tuples(NUMBERS, NUMBERS), max_size=5).map(tuple),
+    "tuple[tuple[int, int], ...]": PAIRS,
+    "Pairs": PAIRS,
+    "tuple[NewRelation, ...]": st.lists(
+        st.builds(
+            r.NewRelation,
+            NUMBERS,
+            NUMBERS,
+            NUMBERS,
+            st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), max_size=3).map(tuple),
+            st.booleans(),
+        ),
+        max_size=3,
+    ).map(tuple),
+    "tuple[WithdrawnPart, ...]": st.lists(
+        st.builds(r.WithdrawnPart, NUMBERS, PAIRS), max_size=3
+    ).map(tuple),
     "tuple[IncomingVolume, ...]": st.lists(
         st.builds(r.IncomingVolume, NUMBERS, TEXT, NUMBERS, NUMBERS, NUMBERS), max_size=3
     ).map(tuple),
@@ -47,7 +68,10 @@ def test_every_record_is_in_the_union_and_is_applied() -> None:
 def test_tags_are_names_for_ever() -> None:
     """They are in logs: a renamed class keeps its tag."""
     assert sorted(kind.__struct_config__.tag for kind in KINDS) == [
+        "clock-seen",
+        "copy-classified",
         "copy-deleted",
+        "copy-held",
         "copy-taken",
         "cut-placed",
         "fenced",
@@ -59,11 +83,19 @@ def test_tags_are_names_for_ever() -> None:
         "mirror-added",
         "peer-fenced",
         "promoted",
+        "relations-established",
+        "relations-refreshed",
+        "relations-restored",
+        "relations-withdrawn",
+        "schedule-deleted",
+        "schedule-set",
         "session-closed",
         "session-opened",
         "volume-created",
         "volume-deleted",
+        "volume-labelled",
         "volume-resized",
+        "volumes-reverted",
     ]
 
 
@@ -98,3 +130,44 @@ def test_foreign_bytes_are_refused_in_our_own_words(body: bytes) -> None:
 def test_a_field_of_a_newer_version_is_no_obstacle() -> None:
     body = msgspec.msgpack.encode({"t": "volume-deleted", "id": 7, "by": "somebody"})
     assert r.decode(body) == r.VolumeDeleted(id=7)
+
+
+@pytest.mark.parametrize(
+    ("record", "body"),
+    [
+        (
+            r.RelationsEstablished(
+                relations=(r.NewRelation(9, 1, 2, ((0, 16, 32),), True),),
+                stamp=5,
+                images=((2, 10),),
+            ),
+            "84a174b572656c6174696f6e732d65737461626c6973686564"
+            "a972656c6174696f6e73919509010291930010"
+            "20c3a57374616d7005a6696d6167657391"
+            "92020a",
+        ),
+        (
+            r.RelationsRefreshed(ids=(9,), stamp=5),
+            "83a174b372656c6174696f6e732d726566726573686564a36964739109a57374616d7005",
+        ),
+        (
+            r.RelationsRestored(ids=(9,), stamp=5),
+            "83a174b272656c6174696f6e732d726573746f726564a36964739109a57374616d7005",
+        ),
+        (
+            r.RelationsWithdrawn(parts=(r.WithdrawnPart(9, ((16, 32),)),), discard=True),
+            "83a174b372656c6174696f6e732d77697468647261776ea570617274739192099192"
+            "1020a764697363617264c3",
+        ),
+        (
+            r.VolumesReverted(members=((1, 3),), undo="u", undo_members=((1, 4),), stamp=5),
+            "85a174b0766f6c756d65732d7265766572746564a76d656d62657273919201"
+            "03a4756e646fa175ac756e646f5f6d656d62657273"
+            "91920104a57374616d7005",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, r.Record) else "",
+)
+def test_bytes_of_relations(record: r.AnyRecord, body: str) -> None:
+    """Pinned: they are in logs."""
+    assert r.encode(record).hex() == body

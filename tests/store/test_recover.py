@@ -5,18 +5,20 @@ Each case is made by hand here; test_pool.py asks the same of whole pools, over 
 
 from __future__ import annotations
 
+import errno
 from array import array
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from isochrone.errors import Damaged
-from isochrone.sim.disk import Platter, SimDisk
-from isochrone.store.format import VERSION, WRITE, checksum, describe, segment_name
+from isochrone.sim.disk import Platter, SimDisk, SimFile
+from isochrone.sim.power_cut import Inode
+from isochrone.store.format import VERSION, WRITE, Batch, checksum, describe, segment_name
 from isochrone.store.log import Log, segments
 from isochrone.store.metadata import Position
-from isochrone.store.recover import Tail, read_tail
+from isochrone.store.recover import Tail, look_at_tail, read_tail
 from isochrone.types import BLOCK
 from tests.store.pools import Clock, pattern
 
@@ -36,7 +38,7 @@ class LogRig:
     def open(self, tail: Tail) -> Log:
         return Log(
             self.disk, Clock(), POOL, lsn=tail.lsn, segment=tail.segment,
-            first_lsns=tail.first_lsns, segment_bytes=SEGMENT,
+            first_lsns=tail.first_lsns, last_sum=tail.last_sum, segment_bytes=SEGMENT,
         )  # fmt: skip
 
     def append(self, *numbers: int) -> None:
@@ -70,8 +72,17 @@ def rig() -> LogRig:
     return LogRig()
 
 
+def sum_of(rig: LogRig, lsn: int) -> int:
+    """Checksum of the batch that ends with a record."""
+    return next(b.header.sum for b in rig.log.batches(1, lsn) if b.header.last_lsn == lsn)
+
+
+def batches(tail: Tail) -> list[Batch]:
+    return [batch for section in tail.sections for batch in section.batches()]
+
+
 def lsns(tail: Tail) -> list[int]:
-    return [lsn for b in tail.batches for lsn in range(b.header.first_lsn, b.header.last_lsn + 1)]
+    return [lsn for b in batches(tail) for lsn in range(b.header.first_lsn, b.header.last_lsn + 1)]
 
 
 # -- good logs
@@ -79,7 +90,7 @@ def lsns(tail: Tail) -> list[int]:
 
 def test_an_empty_disk(rig: LogRig) -> None:
     tail = rig.recover()
-    assert (tail.lsn, tail.segment, tail.batches, tail.first_lsns) == (0, 0, [], {})
+    assert (tail.lsn, tail.segment, batches(tail), tail.first_lsns) == (0, 0, [], {})
     rig.append(1)
     assert lsns(rig.recover()) == [1]
 
@@ -108,10 +119,10 @@ def test_the_log_goes_on_in_a_new_segment(rig: LogRig) -> None:
 @pytest.mark.parametrize("at", range(31))
 def test_replay_starts_where_the_checkpoint_ends(rig: LogRig, at: int) -> None:
     """Also at the very end of a segment, and before the first one."""
-    positions = [Position(0, 0, 16)]
+    positions = [Position(0, 0, 16, 0)]
     for n in range(30):
         rig.append(n)
-        positions.append(Position(n + 1, *rig.log.position))
+        positions.append(Position(n + 1, *rig.log.position, rig.log.last_sum))
     tail = rig.recover(positions[at])
     assert lsns(tail) == list(range(at + 1, 31))
     assert tail.lsn == 30
@@ -150,7 +161,7 @@ def test_a_batch_torn_at_any_sector_ends_the_log(rig: LogRig, sector: int, zeros
     assert inode.size == at
     rig.append(20)
     tail = rig.recover()
-    assert [n for b in tail.batches for n in b.descriptors["block"].tolist()] == [0, 1, 2, 20]
+    assert [n for b in batches(tail) for n in b.descriptors["block"].tolist()] == [0, 1, 2, 20]
 
 
 def test_batches_behind_a_torn_one_are_cut_off_too(rig: LogRig) -> None:
@@ -197,7 +208,7 @@ def test_a_checkpoint_may_point_at_a_segment_that_vanished_empty(rig: LogRig, sl
     for n in range(7):
         rig.append(n)
     rig.sync()
-    start = Position(7, 2, slot)
+    start = Position(7, 2, slot, rig.log.last_sum)
     if slot == 1:
         assert rig.recover(start).lsn == 7
         rig.append(7)
@@ -224,7 +235,120 @@ def test_a_failed_append_is_not_followed(rig: LogRig) -> None:
     rig.append(11)
     tail = rig.recover()
     assert lsns(tail) == list(range(1, 12))
-    assert [b.descriptors["block"].tolist() for b in tail.batches][6] == [7, 8, 9]
+    assert [b.descriptors["block"].tolist() for b in batches(tail)][6] == [7, 8, 9]
+
+
+# -- bytes that verify at their place, and do not belong to this history
+
+
+def blocks_of(tail: Tail) -> list[int]:
+    return [n for batch in batches(tail) for n in batch.descriptors["block"].tolist()]
+
+
+def image(rig: LogRig, segment: int) -> bytes:
+    return bytes(rig.platter.names[segment_name(segment)].data)
+
+
+def put_back(rig: LogRig, segment: int, data: bytes, slot: int = 0) -> None:
+    """Old bytes at their old place, as a disk may leave them that lost what replaced them."""
+    inode = rig.platter.names.setdefault(segment_name(segment), Inode())
+    at = slot * BLOCK
+    inode.data.extend(bytes(max(0, at + len(data) - len(inode.data))))
+    inode.data[at : at + len(data)] = data
+    inode.size = len(inode.data)
+
+
+def test_a_refused_batch_is_not_joined_with_what_came_after_it(
+    rig: LogRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The power cut kept the failed append and the batch after its successor, not that one."""
+    for n in range(3):
+        rig.append(n)
+    rig.sync()
+    slot = rig.log.position[1]
+    write = SimFile.write_at
+
+    def written_and_refused(*call: Any) -> None:
+        write(*call)
+        raise OSError(errno.EIO, "the answer was lost")
+
+    monkeypatch.setattr(SimFile, "write_at", written_and_refused)
+    with pytest.raises(OSError):
+        rig.append(66)
+    monkeypatch.undo()
+    refused = image(rig, 1)[slot * BLOCK :]
+    assert len(refused) == 2 * BLOCK
+    rig.append(7)
+    rig.append(8)
+    put_back(rig, 1, refused, slot)
+    assert blocks_of(rig.recover()) in ([0, 1, 2], [0, 1, 2, 66])
+
+
+def test_old_batches_behind_new_ones_in_a_file_used_again_are_not_followed(rig: LogRig) -> None:
+    """Same pool, segment, slot and lsn: only the chain tells the two lives apart."""
+    for n in range(7):
+        rig.append(n)
+    rig.sync()
+    for n in range(7, 12):
+        rig.append(n)
+    old = image(rig, 2)
+    del rig.platter.names[segment_name(2)]  # a power cut took its name back
+    assert rig.recover().lsn == 7
+    rig.append(70)
+    put_back(rig, 2, old[3 * BLOCK :], 3)
+    assert blocks_of(rig.recover()) == [*range(7), 70]
+
+
+def test_a_whole_segment_of_an_earlier_life_is_not_followed(rig: LogRig) -> None:
+    for n in range(7):
+        rig.append(n)
+    rig.sync()
+    for n in range(7, 20):
+        rig.append(n)
+    old = image(rig, 3)
+    del rig.platter.names[segment_name(2)]
+    del rig.platter.names[segment_name(3)]
+    assert rig.recover().lsn == 7
+    for n in range(7):
+        rig.append(70 + n)
+    assert rig.log.position == (2, 15)
+    put_back(rig, 3, old)
+    assert blocks_of(rig.recover()) == [*range(7), *range(70, 77)]
+    assert segments(rig.disk) == [1, 2]
+
+
+def test_the_first_segment_of_a_pool_follows_nothing(rig: LogRig) -> None:
+    """Also not one whose first records were cut off with their segment."""
+    for n in range(9):
+        rig.append(n)
+    header = bytearray(image(rig, 2))
+    put_back(rig, 2, bytes(header))
+    del rig.platter.names[segment_name(1)]
+    assert blocks_of(rig.recover()) == []
+
+
+def test_what_follows_a_checkpoint_continues_its_last_batch(rig: LogRig) -> None:
+    for n in range(5):
+        rig.append(n)
+    rig.sync()
+    start = Position(3, 1, 7, sum_of(rig, 3))
+    assert lsns(rig.recover(start)) == [4, 5]
+    rig.append(5)
+    with pytest.raises(Damaged, match="broken after record 3"):
+        rig.recover(Position(3, 1, 7, sum_of(rig, 2)))
+
+
+@pytest.mark.parametrize("torn", range(1, 8))
+def test_a_life_after_a_torn_end_continues_what_was_left(rig: LogRig, torn: int) -> None:
+    """The chain goes on from the batch before the torn one, also through an empty segment."""
+    for n in range(7):
+        rig.append(n)
+    rig.platter.flip(segment_name(1), 2 * torn * BLOCK)  # a payload
+    assert rig.recover().lsn == torn - 1
+    for life in range(3):
+        rig.append(70 + life)
+        rig.sync()
+        assert blocks_of(rig.recover()) == [*range(torn - 1), *range(70, 71 + life)]
 
 
 # -- damage
@@ -240,7 +364,7 @@ def durable_log(rig: LogRig) -> None:
 
 
 @pytest.mark.parametrize("lsn", range(1, 19))
-@pytest.mark.parametrize("byte", [0, 24, 50, 72, 90, 110])
+@pytest.mark.parametrize("byte", [0, 24, 50, 65, 72, 90, 110])
 def test_damage_to_durable_records_is_refused(rig: LogRig, lsn: int, byte: int) -> None:
     durable_log(rig)
     segment, at = divmod(lsn - 1, 7)
@@ -285,7 +409,7 @@ def test_a_missing_durable_segment_is_refused(rig: LogRig, number: int) -> None:
 
 def test_a_missing_last_segment_with_a_checkpoint_in_it(rig: LogRig) -> None:
     durable_log(rig)
-    start = Position(20, *rig.log.position)
+    start = Position(20, *rig.log.position, rig.log.last_sum)
     del rig.platter.names[segment_name(3)]
     before = rig.bytes()
     with pytest.raises(Damaged, match="segment 3 of the log is missing"):
@@ -296,12 +420,12 @@ def test_a_missing_last_segment_with_a_checkpoint_in_it(rig: LogRig) -> None:
 def test_a_checkpoint_vouches_for_what_it_holds(rig: LogRig) -> None:
     """Damage before it is no matter for recovery; damage after it is judged as ever."""
     durable_log(rig)
-    start = Position(18, 3, 9)
+    start = Position(18, 3, 9, sum_of(rig, 18))
     rig.platter.flip(segment_name(1), BLOCK + 90)
     assert lsns(rig.recover(start)) == [19, 20]
 
 
-@pytest.mark.parametrize("field", [16, 32, 40, 57])
+@pytest.mark.parametrize("field", [16, 32, 40, 48, 57, 65])
 def test_a_durable_segment_with_a_broken_header_is_refused(rig: LogRig, field: int) -> None:
     durable_log(rig)
     rig.platter.flip(segment_name(2), field)
@@ -315,7 +439,7 @@ def rewritten_header(rig: LogRig, number: int, at: int, value: bytes) -> None:
     """A header whose checksum is good, as another pool or version would write it."""
     data = rig.platter.names[segment_name(number)].data
     data[at : at + len(value)] = value
-    data[56:64] = checksum(bytes(data[:56])).to_bytes(8, "little")
+    data[64:72] = checksum(bytes(data[:64])).to_bytes(8, "little")
 
 
 def test_a_segment_of_another_pool_is_refused(rig: LogRig) -> None:
@@ -400,7 +524,7 @@ def test_a_crash_at_any_call_of_recovery_changes_nothing(power: bool) -> None:
         rig.platter.power_cut(random)
         tail = rig.recover()
         assert tail.lsn == last + 5
-        blocks = [block for b in tail.batches for block in b.descriptors["block"].tolist()]
+        blocks = [block for b in batches(tail) for block in b.descriptors["block"].tolist()]
         assert blocks == [*range(last), *range(1000, 1005)]
 
 
@@ -424,12 +548,65 @@ def test_after_a_power_cut_the_log_is_a_prefix_with_all_that_was_synced(seed: in
             crashing_recovery(rig, random.randrange(1, 40))
             rig.platter.power_cut(random)
         tail = rig.recover()
-        blocks = [block for b in tail.batches for block in b.descriptors["block"].tolist()]
+        blocks = [block for b in batches(tail) for block in b.descriptors["block"].tolist()]
         assert len(blocks) >= synced
         assert blocks == model[: len(blocks)]
-        for batch in tail.batches:
+        for batch in batches(tail):
             place = batch.first_pointer
             for n in batch.descriptors["block"].tolist():
                 assert rig.log.read(place, array("Q", [checksum(pattern(n))])) == pattern(n)
                 place += 1
         model = blocks
+
+
+# -- what is known from elsewhere
+
+
+@pytest.mark.parametrize("durable", [0, 18, 19, 20])
+def test_the_loss_of_what_was_flushed_last_is_damage_if_somebody_knows(
+    rig: LogRig, durable: int
+) -> None:
+    """The log itself says so one batch later only; here no batch came."""
+    for n in range(20):
+        rig.append(n)
+    rig.sync()
+    rig.platter.flip(segment_name(3), 11 * BLOCK + 90)  # the last batch
+    before = rig.bytes()
+    rig.platter.kill()
+    if durable < 20:
+        assert read_tail(SimDisk(rig.platter), IDENTITY, None, durable).lsn == 19
+    else:
+        with pytest.raises(Damaged, match=r"broken after record 19 .* record 20 was durable"):
+            read_tail(SimDisk(rig.platter), IDENTITY, None, durable)
+        assert rig.bytes() == before
+
+
+def test_a_missing_newest_segment_is_damage_if_somebody_knows(rig: LogRig) -> None:
+    durable_log(rig)
+    del rig.platter.names[segment_name(3)]
+    rig.platter.kill()
+    with pytest.raises(Damaged, match="record 18 was durable"):
+        read_tail(SimDisk(rig.platter), IDENTITY, None, 18)
+    rig.platter.kill()
+    assert read_tail(SimDisk(rig.platter), IDENTITY, None).lsn == 14
+
+
+def test_exchanged_files_are_refused_and_none_is_removed(rig: LogRig) -> None:
+    """A file under a new number was used before, and its old name is gone; else it is a mix-up."""
+    durable_log(rig)
+    names = rig.platter.names
+    one, three = segment_name(1), segment_name(3)
+    names[one], names[three] = names[three], names[one]
+    before = rig.bytes()
+    with pytest.raises(Damaged, match="segment 1 of the log holds what belongs into segment 3"):
+        rig.recover()
+    assert rig.bytes() == before
+
+
+def test_a_look_changes_nothing(rig: LogRig) -> None:
+    durable_log(rig)
+    rig.platter.flip(segment_name(3), 11 * BLOCK + 90)
+    rig.platter.kill()
+    before = rig.bytes()
+    assert look_at_tail(SimDisk(rig.platter), IDENTITY, None).lsn == 19
+    assert rig.bytes() == before

@@ -18,6 +18,7 @@ from isochrone.store.spares import (
     KEPT_MAX,
     MADE_MIN,
     QUIET_SECONDS,
+    RETRY_SECONDS,
     Spares,
     make_in_advance,
 )
@@ -130,6 +131,28 @@ def test_a_full_disk_leaves_no_half_spare() -> None:
     with pytest.raises(OSError, match="No space"):
         spares.make()
     assert d.names() == []
+
+
+def test_a_disk_that_does_not_say_what_is_free_is_asked_again() -> None:
+    spares = Spares(disk(), SIZE)
+    answers = [OSError(5, "Input/output error"), True]
+
+    def wanted() -> bool:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    async def main() -> None:
+        task = asyncio.get_running_loop().create_task(
+            make_in_advance(timed_world(), spares, wanted, asyncio.Event())
+        )
+        await asyncio.sleep(2 * RETRY_SECONDS)
+        assert not task.done()
+        assert len(spares) == MADE_MIN
+        task.cancel()
+
+    run(main())
 
 
 @pytest.mark.parametrize("wanted", [True, False])

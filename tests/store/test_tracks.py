@@ -146,7 +146,20 @@ class Machine(RuleBasedStateMachine):
                     found[run.block + n] = run.pointer + n
         assert at == SPAN
         assert found == model
+        self.check_rows(forest, table, model)
         assert forest.mapped_blocks(table) == len(model)
+
+    def check_rows(self, forest: Forest, table: Table, model: dict[int, int]) -> None:
+        """`row` and `at` say what `runs` says; a row of 2.5 leaves, so that it crosses borders."""
+        for first in (0, LEAF_BLOCKS // 2, SPAN - 5):
+            count = min(LEAF_BLOCKS * 5 // 2, SPAN - first)
+            pointers, sums = forest.row(table, first, count)
+            assert pointers.tolist() == [model.get(first + n, 0) for n in range(count)]
+            assert all(s == sums_of(p, 1)[0] for p, s in zip(pointers, sums, strict=True) if p)
+        for block in (0, 7, LEAF_BLOCKS, SPAN - 1):
+            pointer, expected = forest.at(table, block)
+            assert pointer == model.get(block, 0)
+            assert not pointer or expected == sums_of(pointer, 1)[0]
 
     @invariant()
     def every_table_is_its_model(self) -> None:
@@ -222,8 +235,8 @@ def test_a_run_over_the_border_of_two_chunks() -> None:
         assert run.sums == sums_of(run.pointer, run.blocks)
 
 
-def test_a_copy_costs_its_root_and_no_node() -> None:
-    """Also of a table with every chunk of 64 TiB: nothing but the root is copied."""
+def test_a_copy_costs_no_node_and_no_root() -> None:
+    """Also of a table with every chunk of 64 TiB; the first that changes copies the root."""
     forest = Forest(no_store)
     table = forest.table()
     for chunk in range(64 * TIB // (2 * GIB)):
@@ -235,9 +248,14 @@ def test_a_copy_costs_its_root_and_no_node() -> None:
     nodes, next_id = len(forest._nodes), forest.next_id
     copy = forest.clone(table)
     assert (len(forest._nodes), forest.next_id) == (nodes, next_id)
-    assert copy.root == table.root and copy.root is not table.root
+    assert copy.root is table.root
     assert forest.reachable([copy]) == forest.reachable([table])
     assert len(forest.reachable([table])) == 2 * 21
+    before = array("Q", table.root)
+    forest.map(copy, 0, 5, sums_of(5, 1))
+    forest.unmap(table, CHUNK_BLOCKS, CHUNK_BLOCKS)
+    assert copy.root[1:] == before[1:] and copy.root[0] != before[0]
+    assert table.root[0] == before[0] and not table.root[1] and table.root[2:] == before[2:]
 
 
 def test_the_first_write_after_a_copy_makes_a_chunk_and_a_leaf() -> None:

@@ -15,7 +15,7 @@ from isochrone.store.volume import VolumeDevice
 from isochrone.types import BLOCK, KIB, MIB, TIB
 from isochrone.world.disk import FolderDisk
 from tests.contract.device import DeviceContract
-from tests.store.pools import Rig, device, get, open_on, pattern, put
+from tests.store.pools import Rig, client, device, get, open_on, pattern, put
 
 ODD = MIB + 512  # no multiple of a block
 
@@ -260,8 +260,8 @@ def test_copies_to_compare_with() -> None:
 def test_the_default_export() -> None:
     pool = Rig().open()
     volumes.create(pool, "a", MIB)
-    assert PoolBackend(pool).attach("", "c").name == "a"
+    assert PoolBackend(pool).attach("", client()).name == "a"
     volumes.create(pool, "b", MIB)
     with pytest.raises(NotFound):
-        PoolBackend(pool).attach("", "c")
-    assert PoolBackend(pool, default="b").attach("", "c").name == "b"
+        PoolBackend(pool).attach("", client())
+    assert PoolBackend(pool, default="b").attach("", client()).name == "b"

@@ -7,7 +7,7 @@ from isochrone.store import copies, volumes
 from isochrone.store import records as r
 from isochrone.store.pool import Pool
 from isochrone.types import BLOCK, MIB, TIB
-from tests.store.pools import Rig, get, pattern, put
+from tests.store.pools import Rig, client, get, pattern, put
 
 
 @pytest.fixture
@@ -135,15 +135,24 @@ def test_a_copy_keeps_its_size(pool: Pool) -> None:
 
 
 def test_volumes_in_use(pool: Pool) -> None:
-    pool.attached[1] = {"10.0.0.9:1": 1, "10.0.0.2:7": 2}
-    with pytest.raises(Conflict, match=r"in use by 10\.0\.0\.2:7, 10\.0\.0\.9:1$"):
+    for name in ("10.0.0.9:1", "10.0.0.2:7", "10.0.0.2:7"):
+        pool.attached.attach(1, client(name))
+    with pytest.raises(Conflict, match=r"in use by 10\.0\.0\.2:7, 10\.0\.0\.9:1: it cannot be del"):
         volumes.delete(pool, "disk")
     with pytest.raises(Conflict, match="in use"):
         volumes.resize(pool, "disk", MIB, shrink=True)
     assert volumes.resize(pool, "disk", 3 * MIB).size == 3 * MIB
-    pool.attached[1] = {f"c{n}": 1 for n in range(5)}
-    with pytest.raises(Conflict, match="c0, c1, c2 and 2 more"):
+    for n in range(3):
+        pool.attached.attach(1, client(f"c{n}"))
+    with pytest.raises(Conflict, match="9:1, c0 and 2 more"):
         volumes.delete(pool, "disk")
+
+
+def test_force_overlays_in_any_case(pool: Pool) -> None:
+    pool.attached.attach(1, client())
+    assert volumes.resize(pool, "disk", MIB, shrink=True, force=True).size == MIB
+    volumes.delete(pool, "disk", force=True)
+    assert "disk" not in pool.state.names
 
 
 def test_volumes_of_groups(pool: Pool) -> None:

@@ -51,6 +51,25 @@ def test_a_device_that_takes_nothing_is_an_error(
     file.close()
 
 
+def test_a_copy_of_the_metadata_that_failed_takes_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FolderDisk(tmp_path)
+    store = disk.metadata()
+    store.execute("CREATE TABLE t(x)")
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = set(os.listdir(tmp_path))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        disk.back_up_metadata(store)
+    assert set(os.listdir(tmp_path)) == before
+    store.close()
+    disk.close()
+
+
 def test_a_short_read_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = FolderFile(tmp_path / "x", os.O_RDWR | os.O_CREAT)
     file.write_at([b"abcdefgh"], 0)

@@ -14,22 +14,36 @@ import msgspec
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from isochrone import __version__
 from isochrone.control import views as v
+from isochrone.control import views_relations, views_schedules
+from isochrone.control.answers import Body, answer, gives
+from isochrone.control.api_attachments import add_attachments
+from isochrone.control.api_copies import add_copies
+from isochrone.control.api_pool import POOL_ANSWERS, add_pool, scrub_view
+from isochrone.control.api_relations import add_relations
+from isochrone.control.api_schedules import add_schedules, views_of_schedules
+from isochrone.control.audit import Accounted, Audit, AuditList
 from isochrone.control.census import Census
+from isochrone.control.entrance import Entrance, TlsSettings
 from isochrone.control.filters import parse_chain
 from isochrone.dr.failover import promote
 from isochrone.errors import InvalidInput, IsochroneError, Unavailable
 from isochrone.mirror import groups
 from isochrone.mirror.service import Mirrors
 from isochrone.nbd.filters import Filters
-from isochrone.store import copies, volumes
+from isochrone.store import copies, holds, volumes
+from isochrone.store.catalogue import Consistency
 from isochrone.store.front import PoolBackend
+from isochrone.store.gauge import Gauge
+from isochrone.store.labels import parse_labels
 from isochrone.store.pool import Pool
+from isochrone.store.scheduler import Scheduler
+from isochrone.store.scrub import Scrub
 from isochrone.world.net import is_loopback
 
 BODY_BYTES_MAX: Final = 1 << 20  # a copy of 4,096 volumes with the longest names needs 540 KB
@@ -38,24 +52,28 @@ WAIT_S_MAX: Final = 86400.0
 log = structlog.get_logger("isochrone.api")
 
 
-class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
 class NewVolume(Body):
     name: str
     size: int = Field(description="bytes")
+    labels: list[str] = Field(default=[], description="tier=gold")
 
 
 class Resize(Body):
     size: int = Field(description="bytes")
     shrink: bool = Field(default=False, description="cutting off the end is meant")
+    force_overlay: bool = Field(default=False, description="even under hosts that have it open")
 
 
 class NewCopy(Body):
-    volumes: list[str]
+    volumes: list[str] = Field(default=[])
+    group: str = Field(default="", description="all volumes of this group, beside the others")
     name: str = Field(default="", description="empty: named after the time")
     writable: bool = False
+    expendable: bool = Field(default=False, description="given up when space runs short")
+
+
+class CopyIs(Body):
+    consistency: Consistency = Field(description="what held still while it was taken")
 
 
 class NewFilters(Body):
@@ -83,6 +101,9 @@ def make_app(
     directory: Path,
     filters: Filters | None = None,
     *,
+    entrance: Entrance | None = None,
+    scheduler: Scheduler | None = None,
+    scrub: Scrub | None = None,
     insecure: bool = False,
 ) -> ASGIApp:
     """The application. Unless `insecure`, it answers only to names of this machine."""
@@ -98,11 +119,21 @@ def make_app(
     _add_errors(app)
     _add_volumes(app, pool, census)
     _add_copies(app, pool, census)
+    add_copies(app, pool, census)
+    add_relations(app, pool, census)
+    scheduler = scheduler or Scheduler(pool)
+    add_schedules(app, pool, census, scheduler)
     _add_groups(app, pool, mirrors)
     _add_mirrors(app, pool, mirrors)
     filters = filters or Filters(PoolBackend(pool))
     _add_filters(app, pool, filters)
-    _add_site(app, pool, mirrors, census, filters)
+    entrance = entrance or Entrance(directory, TlsSettings(), pool.world.clock, ports=False)
+    _add_door(app, pool, census, entrance)
+    audit = Audit(directory, pool)
+    add_attachments(app, pool, census, audit, entrance.expel)
+    scrub = scrub or Scrub(pool)
+    _add_site(app, pool, mirrors, census, filters, scheduler, scrub)
+    add_pool(app, Gauge(pool), scrub)
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -114,36 +145,20 @@ def make_app(
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-    return NoBrowsers(app, any_host=insecure)
+    return NoBrowsers(Accounted(app, audit, problem), any_host=insecure)
 
 
 # -- answers
 
 _ANSWERS: Final = (
+    *POOL_ANSWERS,
     *(v.VolumeView, v.VolumeList, v.CopyView, v.CopyList, v.GroupView, v.GroupList),
     *(v.PromoteView, v.FilterView, v.FilterList, v.SiteView, v.Problem),
+    *(v.DoorView, v.ReloadView),
+    *views_schedules.ANSWERS,
+    *views_relations.ANSWERS,
+    AuditList,
 )
-
-
-def answer(body: msgspec.Struct, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
-
-
-def gives(body: type[msgspec.Struct], status: int = 200) -> dict[str, Any]:
-    """Keyword arguments of a route: what it answers, for the OpenAPI document."""
-    schema = {"$ref": f"#/components/schemas/{body.__name__}"}
-    problem = {"$ref": f"#/components/schemas/{v.Problem.__name__}"}
-    return {
-        "status_code": status,
-        "response_model": None,
-        "responses": {
-            status: {"content": {"application/json": {"schema": schema}}},
-            "default": {
-                "description": "the error",
-                "content": {"application/problem+json": {"schema": problem}},
-            },
-        },
-    }
 
 
 # -- errors
@@ -211,7 +226,7 @@ def _add_volumes(app: FastAPI, pool: Pool, census: Census) -> None:
 
     @app.post("/v1/volumes", **gives(v.VolumeView, 201))
     async def create_volume(body: NewVolume) -> Response:
-        volume = volumes.create(pool, body.name, body.size)
+        volume = volumes.create(pool, body.name, body.size, parse_labels(body.labels))
         await pool.flush()
         return answer(await census.volume(volume), 201)
 
@@ -221,13 +236,13 @@ def _add_volumes(app: FastAPI, pool: Pool, census: Census) -> None:
 
     @app.patch("/v1/volumes/{name}", **gives(v.VolumeView))
     async def resize_volume(name: str, body: Resize) -> Response:
-        volume = volumes.resize(pool, name, body.size, shrink=body.shrink)
+        volume = volumes.resize(pool, name, body.size, shrink=body.shrink, force=body.force_overlay)
         await pool.flush()
         return answer(await census.volume(volume))
 
     @app.delete("/v1/volumes/{name}", status_code=204)
-    async def delete_volume(name: str) -> Response:
-        volumes.delete(pool, name)
+    async def delete_volume(name: str, *, force_overlay: bool = False) -> Response:
+        volumes.delete(pool, name, force=force_overlay)
         await pool.flush()
         return Response(status_code=204)
 
@@ -235,11 +250,15 @@ def _add_volumes(app: FastAPI, pool: Pool, census: Census) -> None:
 def _add_copies(app: FastAPI, pool: Pool, census: Census) -> None:
     @app.get("/v1/copies", **gives(v.CopyList))
     async def list_copies() -> Response:
-        return answer(v.CopyList(copies=census.copies()))
+        return answer({"copies": await census.copies()})
 
     @app.post("/v1/copies", **gives(v.CopyView, 201))
     async def take_copy(body: NewCopy) -> Response:
-        copy = copies.take(pool, body.volumes, name=body.name, writable=body.writable)
+        members = groups.members(pool, body.group) if body.group else []
+        names = list(dict.fromkeys([*members, *body.volumes])) if members else body.volumes
+        copy = copies.take(
+            pool, names, name=body.name, writable=body.writable, expendable=body.expendable
+        )
         view = census.copy(copy)
         await pool.flush()
         return answer(view, 201)
@@ -247,6 +266,12 @@ def _add_copies(app: FastAPI, pool: Pool, census: Census) -> None:
     @app.get("/v1/copies/{name}", **gives(v.CopyView))
     async def show_copy(name: str) -> Response:
         return answer(census.copy(copies.find_copy(pool, name)))
+
+    @app.patch("/v1/copies/{name}", **gives(v.CopyView))
+    async def classify_copy(name: str, body: CopyIs) -> Response:
+        view = census.copy(copies.classify(pool, name, body.consistency))
+        await pool.flush()
+        return answer(view)
 
     @app.delete("/v1/copies/{name}", status_code=204)
     async def delete_copy(name: str) -> Response:
@@ -323,12 +348,34 @@ def _filter_views(filters: Filters) -> list[v.FilterView]:
     return [v.FilterView(export=name, filters=list(chain.words)) for name, chain in chains]
 
 
-def _add_site(app: FastAPI, pool: Pool, mirrors: Mirrors, census: Census, filters: Filters) -> None:
+def _add_door(app: FastAPI, pool: Pool, census: Census, entrance: Entrance) -> None:
+    @app.get("/v1/door", **gives(v.DoorView))
+    async def show_door() -> Response:
+        return answer(entrance.view(pool, census.guests()))
+
+    @app.post("/v1/door/reload", **gives(v.ReloadView))
+    async def reload_door() -> Response:
+        return answer(v.ReloadView(clients_gone=entrance.reload()))
+
+
+def _add_site(
+    app: FastAPI,
+    pool: Pool,
+    mirrors: Mirrors,
+    census: Census,
+    filters: Filters,
+    scheduler: Scheduler,
+    scrub: Scrub,
+) -> None:
     @app.get("/v1/status", **gives(v.SiteView))
     async def site() -> Response:
         view = await census.site([v.group_view(s) for s in mirrors.statuses()])
         view.filters = _filter_views(filters)
-        return answer(view)
+        view.schedules = views_of_schedules(pool, scheduler)
+        view.holds_lag = holds.lateness(pool) / 1e9
+        view.scrub = scrub_view(scrub, findings=False)
+        copies = await census.copies()
+        return answer({**msgspec.structs.asdict(view), "copies": copies})
 
     @app.get("/healthz", response_model=None)
     async def alive() -> Response:

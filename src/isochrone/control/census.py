@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from isochrone import __version__
 from isochrone.control.times import rfc3339
 from isochrone.control.views import (
+    AttachmentView,
     CopyView,
     GroupView,
+    GuestView,
     MemberView,
     SiteView,
     SpaceView,
     VolumeView,
 )
+from isochrone.store.catalogue import Copy, Volume
 from isochrone.store.format import segment_name
+from isochrone.store.holds import why_held
 from isochrone.store.pool import Pool
-from isochrone.store.state import Copy, Volume
 from isochrone.store.tracks import LEAF_BLOCKS
 from isochrone.types import BLOCK
 
+MEMBERS_AT_ONCE: Final = 256  # of copies, told in a millisecond in which no request is served
 CHUNKS_AT_ONCE: Final = 2  # 4 GiB of volume: some 3 ms in which no request is served
 
 
@@ -49,8 +55,38 @@ class Census:
             group=volume.group,
             copy=volume.copy,
             source=source.name if source is not None else "",
-            clients=sorted(self._pool.attached.get(volume.id, ())),
+            clients=sorted({str(each) for each in self._pool.attached.of(volume.id)}),
+            attachments=self.attachments(volume.id),
+            labels=volume.labels,
         )
+
+    def attachments(self, id: int) -> list[AttachmentView]:
+        """Who has a volume open, by identity."""
+        table = self._pool.attached
+        return [
+            AttachmentView(
+                role=each.role,
+                kind=each.proof,
+                host=each.host,
+                addresses=sorted(each.addresses),
+                read_only=each.read_only,
+                since=rfc3339(each.since),
+                lease_left=round(table.lease_left(each), 1),
+            )
+            for each in table.of(id)
+        ]
+
+    def guests(self) -> list[GuestView]:
+        """Who has anything open."""
+        volumes = self._pool.state.volumes
+        attached = sorted(
+            (volumes[id].name, id) for id in self._pool.attached.volumes() if id in volumes
+        )
+        return [
+            GuestView(export=name, **msgspec.structs.asdict(attachment))
+            for name, id in attached
+            for attachment in self.attachments(id)
+        ]
 
     async def volumes(self) -> list[VolumeView]:
         """Volumes that stand for themselves; members of copies are with their copies."""
@@ -65,6 +101,8 @@ class Census:
             stamp=copy.stamp,
             time=rfc3339(copy.stamp),
             group=copy.group,
+            consistency=copy.consistency,
+            expendable=copy.expendable,
             members=[
                 MemberView(
                     source=volumes[source].name if source in volumes else "",
@@ -73,13 +111,32 @@ class Census:
                 )
                 for source, member in copy.members
             ],
+            schedule=copy.schedule,
+            rules=copy.rules,
+            pinned=copy.pinned,
+            held_until=copy.held_until,
+            held_until_time=rfc3339(copy.held_until),
+            hold_reason=copy.hold_reason,
+            held=why_held(self._pool, copy),
+            kept_from=copy.kept_from,
         )
 
-    def copies(self) -> list[CopyView]:
-        copies = self._pool.state.copies.values()
-        return [self.copy(copy) for copy in sorted(copies, key=lambda c: (c.stamp, c.name))]
+    async def copies(self) -> list[msgspec.Raw]:
+        """A CopyView of each, as JSON. Those that are deleted meanwhile are left out."""
+        state, found = self._pool.state, []
+        copies = sorted(state.copies.values(), key=attrgetter("stamp", "name"))
+        members = 0
+        for copy in copies:
+            if state.copies.get(copy.name) is copy:
+                found.append(msgspec.Raw(msgspec.json.encode(self.copy(copy))))
+            members += 1 + len(copy.members)
+            if members >= MEMBERS_AT_ONCE:
+                members = 0
+                await self._pool.world.clock.sleep(0)
+        return found
 
     async def site(self, groups: list[GroupView]) -> SiteView:
+        """Without its copies: there may be ten thousand."""
         return SiteView(
             version=__version__,
             pool=self._pool.identity,
@@ -87,7 +144,7 @@ class Census:
             time=rfc3339(self._pool.world.clock.wall_ns()),
             failed=self._pool.failed,
             volumes=await self.volumes(),
-            copies=self.copies(),
+            copies=[],
             groups=groups,
             space=self.space(),
         )

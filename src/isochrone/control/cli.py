@@ -7,28 +7,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from isochrone import __version__
+from isochrone.control.cli_attachments import audit
+from isochrone.control.cli_copies import copy
+from isochrone.control.cli_pool import pool, scrub
+from isochrone.control.cli_relations import relation
+from isochrone.control.cli_schedules import schedule
+from isochrone.control.cli_serve import check, serve
+from isochrone.control.cli_take import hook
+from isochrone.control.cli_volumes import volume
 from isochrone.control.command import Site, SiteGroup, confirm, pass_site, run
-from isochrone.control.sizes import parse_size
-from isochrone.errors import Damaged
 
 WAIT_S: float = 60.0  # default of `mirror wait`: a first copy of a few GiB over a LAN
-
-
-class Size(click.ParamType[int]):
-    """Bytes, or 64MiB, 10GiB."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        return value if isinstance(value, int) else parse_size(value)
-
-
-SIZE = Size()
 
 
 @click.group(
@@ -40,7 +33,7 @@ def isochrone() -> None:
     """Block storage whose copies and mirrors all stop at the same instant.
 
     Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 conflict, 5 unavailable, 6 no space,
-    7 taken over elsewhere, 8 the other site's fault, 9 damage, 10 not in time.
+    7 taken over elsewhere, 8 the other site's fault, 9 damage, 10 not in time, 11 a hook failed.
     """
 
 
@@ -49,163 +42,8 @@ def main() -> None:
     sys.exit(run(isochrone))
 
 
-# -- serve
-
-
-@isochrone.command(cls=click.Command)
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--nbd", metavar="HOST:PORT", default="", help="Serve block clients there as well.")
-@click.option("--link", metavar="HOST:PORT", default="", help="Serve secondaries there as well.")
-@click.option("--api", metavar="HOST:PORT", default="", help="Serve the HTTP API there as well.")
-@click.option("--insecure", is_flag=True, help="Let other hosts reach these ports. Trusts all.")
-def serve(directory: Path, nbd: str, link: str, api: str, insecure: bool) -> None:
-    """Be the controller of DIR, which is created if need be.
-
-    DIR/nbd.sock, DIR/api.sock and DIR/link.sock are always there. One line on stdout says "ready";
-    logs go to stderr. SIGTERM stops it in order, a second one in a hurry.
-    """
-    from isochrone.control import logs, service
-
-    settings = service.Settings(directory, nbd=nbd, link=link, api=api, insecure=insecure)
-    settings.check()
-    logs.set_up()
-    service.run(settings)
-
-
-@isochrone.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.pass_context
-def check(context: click.Context, directory: Path) -> None:
-    """Read every block of the closed pool in DIR and say which are damaged, and whose they are.
-
-    Changes nothing but what any start does: an unfinished end of the log is cut off.
-    """
-    from isochrone.control import offline
-
-    report = offline.check(directory)
-    for line in report.lines:
-        click.echo(line)
-    context.exit(Damaged.exit_code if report.damaged else 0)
-
-
-# -- volume
-
-
-@isochrone.group(cls=SiteGroup)
-def volume() -> None:
-    """Thin virtual disks."""
-
-
-@volume.command("create")
-@click.argument("name")
-@click.argument("size", type=SIZE)
-@pass_site
-def volume_create(site: Site, name: str, size: int) -> None:
-    """Make a volume; it takes no space until it is written."""
-    from isochrone.control import render, views
-
-    document = site.call("POST", ("volumes",), {"name": name, "size": size})
-    site.show(document, views.VolumeView, render.volume)
-
-
-@volume.command("list")
-@pass_site
-def volume_list(site: Site) -> None:
-    """All volumes."""
-    from isochrone.control import render, views
-
-    document = site.call("GET", ("volumes",))
-    site.show(document, views.VolumeList, lambda view: render.volumes(view.volumes))
-
-
-@volume.command("show")
-@click.argument("name")
-@pass_site
-def volume_show(site: Site, name: str) -> None:
-    """One volume, or VOLUME@COPY."""
-    from isochrone.control import render, views
-
-    site.show(site.call("GET", ("volumes", name)), views.VolumeView, render.volume)
-
-
-@volume.command("resize")
-@click.argument("name")
-@click.argument("size", type=SIZE)
-@click.option("--shrink", is_flag=True, help="Cutting off the end is meant.")
-@pass_site
-def volume_resize(site: Site, name: str, size: int, shrink: bool) -> None:
-    """Give a volume another size."""
-    from isochrone.control import render, views
-
-    document = site.call("PATCH", ("volumes", name), {"size": size, "shrink": shrink})
-    site.show(document, views.VolumeView, render.volume)
-
-
-@volume.command("delete")
-@click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@pass_site
-def volume_delete(site: Site, name: str, yes: bool) -> None:
-    """Delete a volume with its content; its copies stay.
-
-    Asks at a terminal; elsewhere it needs --yes.
-    """
-    # A wrong name should say so before anybody is asked.
-    site.call("GET", ("volumes", name))
-    confirm(f"Delete {name} and all it holds?", f"deleting the volume {name!r}", yes=yes)
-    site.call("DELETE", ("volumes", name))
-    site.done("deleted", "volume", name)
-
-
-# -- copy
-
-
-@isochrone.group(cls=SiteGroup)
-def copy() -> None:
-    """Point-in-time copies; VOLUME@NAME is the export of a copy."""
-
-
-@copy.command("take")
-@click.option("--name", default="", help="Default: the time, as in 20260131T120000Z.")
-@click.option("--writable", is_flag=True, help="A clone, not a snapshot.")
-@click.argument("volumes", nargs=-1, required=True, metavar="VOLUME...")
-@pass_site
-def copy_take(site: Site, name: str, writable: bool, volumes: tuple[str, ...]) -> None:
-    """Copy volumes at one instant. Nothing is moved; all or none are copied."""
-    from isochrone.control import render, views
-
-    body = {"volumes": list(volumes), "name": name, "writable": writable}
-    site.show(site.call("POST", ("copies",), body), views.CopyView, render.copy)
-
-
-@copy.command("list")
-@pass_site
-def copy_list(site: Site) -> None:
-    """All copies, oldest first."""
-    from isochrone.control import render, views
-
-    document = site.call("GET", ("copies",))
-    site.show(document, views.CopyList, lambda view: render.copies(view.copies))
-
-
-@copy.command("show")
-@click.argument("name")
-@pass_site
-def copy_show(site: Site, name: str) -> None:
-    """One copy and its exports."""
-    from isochrone.control import render, views
-
-    site.show(site.call("GET", ("copies", name)), views.CopyView, render.copy)
-
-
-@copy.command("delete")
-@click.argument("name")
-@pass_site
-def copy_delete(site: Site, name: str) -> None:
-    """Delete a copy of all its volumes. Does not ask: scripts rotate copies."""
-    site.call("DELETE", ("copies", name))
-    site.done("deleted", "copy", name)
-
+for command in (serve, check, volume, audit, copy, hook, relation, schedule, pool, scrub):
+    isochrone.add_command(command)
 
 # -- group
 
@@ -373,6 +211,35 @@ def filter_list(site: Site) -> None:
 
     document = site.call("GET", ("filters",))
     site.show(document, views.FilterList, lambda view: render.filters(view.filters))
+
+
+# -- door
+
+
+@isochrone.group(cls=SiteGroup)
+def door() -> None:
+    """The block ports: TLS, who may open what, and who has."""
+
+
+@door.command("show")
+@pass_site
+def door_show(site: Site) -> None:
+    """What the block ports ask of clients, and who is here."""
+    from isochrone.control import render, views
+
+    site.show(site.call("GET", ("door",)), views.DoorView, render.door)
+
+
+@door.command("reload")
+@pass_site
+def door_reload(site: Site) -> None:
+    """Read certificates and DIR/exports.toml again; if anything is wrong, keep the old ones.
+
+    Clients that have an export open which the new rules deny them are let go.
+    """
+    from isochrone.control import render, views
+
+    site.show(site.call("POST", ("door", "reload")), views.ReloadView, render.reloaded)
 
 
 # -- disaster

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx2
 import msgspec
@@ -42,10 +44,17 @@ class Client:
         self._http.close()
 
     def call(
-        self, method: str, path: str, body: dict[str, Any] | None = None, *, wait: float = 0.0
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        wait: float = 0.0,
+        patience: float = ANSWER_S_MAX,
     ) -> bytes:
         """The answer's document. Raises what the controller raised; `wait` is time it may take."""
-        timeout = httpx2.Timeout(ANSWER_S_MAX + wait, connect=CONNECT_S_MAX)
+        patience += wait
+        timeout = httpx2.Timeout(patience, connect=min(CONNECT_S_MAX, patience))
         if self._directory and not Path(self._directory, API_SOCKET).is_socket():
             raise self._nobody()
         try:
@@ -54,7 +63,7 @@ class Client:
             raise self._nobody() from e
         except httpx2.TimeoutException as e:
             raise Unavailable(
-                f"the controller at {self._site} gave no answer in {ANSWER_S_MAX + wait:.0f} s",
+                f"the controller at {self._site} gave no answer in {patience:.0f} s",
                 hint="the request may still be done: look before you repeat it",
             ) from e
         except httpx2.HTTPError as e:
@@ -73,12 +82,13 @@ class Client:
         )
 
 
-def path(*parts: str) -> str:
+def path(*parts: str, query: Mapping[str, str] = MappingProxyType({})) -> str:
     """A path of the API from names that may hold anything. Raises `InvalidInput`."""
     for part in parts:
         if part in ("", ".", ".."):  # these have a meaning of their own in paths
             raise InvalidInput(f"{part!r} is not a name", hint="see: isochrone status")
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+    where = "/v1/" + "/".join(quote(part, safe="") for part in parts)
+    return f"{where}?{urlencode(query)}" if query else where
 
 
 def _error(response: httpx2.Response) -> IsochroneError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from isochrone.control.sizes import parse_size
 from isochrone.errors import ConfirmationNeeded, InvalidInput, IsochroneError
 
 if TYPE_CHECKING:
@@ -45,12 +46,16 @@ class Site:
         body: dict[str, Any] | None = None,
         *,
         wait: float = 0.0,
+        patience: float | None = None,
+        query: dict[str, str] | None = None,
     ) -> bytes:
-        from isochrone.control.client import path
+        from isochrone.control.client import ANSWER_S_MAX, path
 
         client = self.client()
+        patience = ANSWER_S_MAX if patience is None else patience
         try:
-            return client.call(method, path(*names), body, wait=wait)
+            where = path(*names, query=query or {})
+            return client.call(method, where, body, wait=wait, patience=patience)
         finally:
             client.close()
 
@@ -71,6 +76,18 @@ class Site:
             click.echo(msgspec.json.format(msgspec.json.encode({fact: {what: name}}), indent=2))
         else:
             click.echo(f"{what} {name} {fact}", err=True)
+
+
+class Size(click.ParamType[int]):
+    """Bytes, or 64MiB, 10GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return value if isinstance(value, int) else parse_size(value)
+
+
+SIZE = Size()
 
 
 pass_site = click.make_pass_decorator(Site, ensure=True)
@@ -132,7 +149,7 @@ def confirm(question: str, act: str, *, yes: bool) -> None:
 def run(command: click.Command) -> int:
     """Run a command line; its exit code. Every error is one line, with a hint on the next."""
     try:
-        result = command.main(standalone_mode=False)
+        result = command.main(prog_name="isochrone", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as e:
         click.echo(e.format_message(), err=True)
         return e.exit_code

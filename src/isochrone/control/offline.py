@@ -9,8 +9,9 @@ from pathlib import Path
 from isochrone.errors import NotFound
 from isochrone.store.check import Finding, findings
 from isochrone.store.pool import Pool
+from isochrone.store.rebuild import rebuild
 from isochrone.world import system_world
-from isochrone.world.disk import METADATA_NAME, FolderDisk
+from isochrone.world.disk import BACKUP_NAME, DAMAGED_NAME, METADATA_NAME, FolderDisk
 
 
 @dataclass(slots=True)
@@ -25,8 +26,7 @@ def check(directory: Path) -> CheckReport:
     Raises `NotFound` if there is none, `Conflict` if a controller has it open, and `Damaged` if it
     cannot be opened at all.
     """
-    if not (directory / METADATA_NAME).exists():
-        raise NotFound(f"there is no pool in {directory}")
+    _must_hold_a_pool(directory)
     disk = FolderDisk(directory)
     try:
         pool = Pool.open(disk, system_world())
@@ -36,6 +36,33 @@ def check(directory: Path) -> CheckReport:
             pool.abandon()
     finally:
         disk.close()
+
+
+def rebuild_metadata(directory: Path) -> str:
+    """Replace a damaged metadata store of a closed pool; what was done, in a sentence.
+
+    Raises `Conflict` if it is good or a controller has the pool open, `Damaged` if it cannot be
+    rebuilt.
+    """
+    _must_hold_a_pool(directory)
+    disk = FolderDisk(directory)
+    try:
+        done = rebuild(disk)
+    finally:
+        disk.close()
+    replayed = done.lsn - done.checkpoint_lsn
+    return (
+        f"rebuilt from {done.source}: the next start replays {replayed} records, up to record"
+        f" {done.lsn}; the old store is {directory / DAMAGED_NAME}"
+    )
+
+
+def _must_hold_a_pool(directory: Path) -> None:
+    """One whose metadata store is gone is a pool too."""
+    if not any((directory / name).exists() for name in (METADATA_NAME, BACKUP_NAME)) and not any(
+        directory.glob("segment-*")
+    ):
+        raise NotFound(f"there is no pool in {directory}")
 
 
 def _report(pool: Pool) -> CheckReport:

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +24,19 @@ import uvicorn
 
 from isochrone.control import sockets
 from isochrone.control.api import make_app
+from isochrone.control.entrance import Entrance, TlsSettings
+from isochrone.control.memory import MEMORY_BYTES, split_memory
 from isochrone.control.notify import Notifier
 from isochrone.errors import InvalidInput, IsochroneError, PoolFailed, Unavailable
 from isochrone.mirror.service import Mirrors
 from isochrone.nbd.filters import Filters
 from isochrone.nbd.server import FrontDoor
+from isochrone.nbd.vigil import Vigil
 from isochrone.store.cleaner import Cleaner
 from isochrone.store.front import PoolBackend
-from isochrone.store.pool import Pool
+from isochrone.store.pool import LIMITS, Pool
+from isochrone.store.scheduler import Scheduler
+from isochrone.store.scrub import Scrub
 from isochrone.world import World, system_world
 from isochrone.world.disk import FolderDisk
 from isochrone.world.memory import keep_freed_memory
@@ -51,14 +56,26 @@ class Settings:
     link: str = ""
     api: str = ""
     insecure: bool = False  # other hosts may reach these ports
+    tls: TlsSettings = field(default_factory=TlsSettings)  # of the block ports
+    memory: int = MEMORY_BYTES
 
     def check(self) -> None:
         """Raise `InvalidInput` for what can be seen without touching anything."""
         for name in sockets.SOCKETS:
             sockets.socket_path(self.directory, name)
+        self.tls.check()
+        split_memory(self.memory)
         for option, address in (("--nbd", self.nbd), ("--link", self.link), ("--api", self.api)):
             if address:
-                sockets.tcp_address(option, address, insecure=self.insecure)
+                self.tcp(option, address)
+
+    def tcp(self, option: str, address: str) -> tuple[str, int]:
+        """(host, port) of one of the options. Raises `InvalidInput` if it is too open."""
+        if option == "--nbd":
+            insecure, hint = self.insecure or self.tls.authenticates, sockets.BLOCK_HINT
+        else:
+            insecure, hint = self.insecure, sockets.PORT_HINT
+        return sockets.tcp_address(option, address, insecure=insecure, hint=hint)
 
 
 class Stop:
@@ -96,6 +113,7 @@ class Service:
         self._notifier = notifier
         self._stop = stop
         self._handed = handed or {}  # listening sockets that somebody opened for us, by room
+        self._entrance: Entrance | None = None  # once there is something to reload
         self._clean = False  # nothing went wrong: a checkpoint may be made at the end
         self._checkpoint: asyncio.Task[Any] | None = None
 
@@ -109,9 +127,25 @@ class Service:
                     raise error from group
             raise
 
+    def reload(self) -> None:
+        """Read certificates and rules again, because a signal came."""
+        if self._entrance is None:
+            log.info("SIGHUP: nothing to reload yet")
+            return
+        self._entrance.try_to_reload()
+
+    def _open_entrance(self) -> Entrance:
+        """Before anything is touched: what is wrong here prevents a start."""
+        settings = self._settings
+        settings.check()
+        authenticated = settings.tls.authenticates
+        sockets.check_handed(self._handed, insecure=settings.insecure, authenticated=authenticated)
+        ports = bool(settings.nbd) or any(map(sockets.is_port, self._handed.get("nbd", ())))
+        return Entrance(settings.directory, settings.tls, self._world.clock, ports=ports)
+
     async def _run(self, say_ready: Callable[[str], None]) -> None:
-        self._settings.check()
-        sockets.check_handed(self._handed, insecure=self._settings.insecure)
+        entrance = self._entrance = self._open_entrance()
+        memory = split_memory(self._settings.memory)
         keep = frozenset(sockets.paths_of(self._handed))
         directory = self._settings.directory
         async with AsyncExitStack() as stack:
@@ -120,25 +154,36 @@ class Service:
             sockets.remove_sockets(directory, keep)
             stack.callback(sockets.remove_sockets, directory, keep)
             self._notifier.status("recovering")
-            pool = Pool.open(disk, self._world)
+            pool = Pool.open(disk, self._world, replace(LIMITS, node_bytes=memory.tables))
             stack.push_async_callback(self._close, pool)
+            scheduler = Scheduler(pool)
             cleaner = Cleaner(pool)
             stack.push_async_callback(cleaner.stop)
+            scrub = Scrub(pool)
+            stack.push_async_callback(scrub.close)
             mirrors = Mirrors(pool, self._world)
             stack.push_async_callback(mirrors.stop)
             addresses = await self._listen_link(mirrors)
             await mirrors.start()
-            filters = Filters(PoolBackend(pool))
-            door = FrontDoor(filters)
+            backend = PoolBackend(pool)
+            filters = Filters(backend)
+            vigil = Vigil(self._world.clock, self._world.work, len(os.sched_getaffinity(0)))
+            door = FrontDoor(
+                filters, budget_bytes=memory.clients, vigil=vigil, pace=pool.space.pace
+            )
+            entrance.lead_to(backend, door)
             stack.push_async_callback(door.close, 0.0)
-            addresses += await self._listen_nbd(door)
-            api, listening, bound = self._make_api(pool, mirrors, filters)
+            addresses += await self._listen_nbd(door, entrance)
+            api, listening, bound = self._make_api(
+                *(pool, mirrors, filters), entrance=entrance, scheduler=scheduler, scrub=scrub
+            )
             addresses += bound
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(api.serve(listening))
                 chores = [
                     tasks.create_task(self._checkpoints(pool)),
                     tasks.create_task(cleaner.run()),
+                    tasks.create_task(scheduler.run()),
                     tasks.create_task(pool.make_spares()),
                     tasks.create_task(self._watchdog()),
                 ]
@@ -146,6 +191,7 @@ class Service:
                 say_ready(line)
                 self._notifier.ready(_summary(pool))
                 log.info("ready", **dict(addresses))
+                scrub.resume()
                 asked = tasks.create_task(self._stop.asked.wait())
                 await asyncio.wait({asked, serving}, return_when=asyncio.FIRST_COMPLETED)
                 if not self._stop.asked.is_set():
@@ -179,10 +225,13 @@ class Service:
             addresses.append(("link-tcp", sockets.tidy_address(bound)))
         return addresses
 
-    async def _listen_nbd(self, door: FrontDoor) -> list[tuple[str, str]]:
+    async def _listen_nbd(self, door: FrontDoor, entrance: Entrance) -> list[tuple[str, str]]:
+        """Ports have TLS and rules; whoever may open a socket file may open every export."""
         addresses = []
         for handed in self._handed.get("nbd", ()):
-            await door.listen_socket(handed)
+            await door.listen_socket(
+                handed, tls=entrance.policy if sockets.is_port(handed) else None
+            )
             addresses.append(("nbd", sockets.address_of(handed)))
         if path := self._own_path(sockets.NBD_SOCKET):
             await door.listen_unix(path)
@@ -191,12 +240,18 @@ class Service:
         if self._settings.nbd:
             host, port = self._tcp("--nbd", self._settings.nbd)
             insecure = self._settings.insecure
-            bound = await door.listen_tcp(host, port, open_to_network=insecure)
+            bound = await door.listen_tcp(host, port, tls=entrance.policy, open_to_network=insecure)
             addresses.append(("nbd-tcp", sockets.join_address(*bound)))
         return addresses
 
     def _make_api(
-        self, pool: Pool, mirrors: Mirrors, filters: Filters
+        self,
+        pool: Pool,
+        mirrors: Mirrors,
+        filters: Filters,
+        entrance: Entrance,
+        scheduler: Scheduler,
+        scrub: Scrub,
     ) -> tuple[ApiServer, list[sockets.Listening], list[tuple[str, str]]]:
         settings = self._settings
         listening = list(self._handed.get("api", ()))
@@ -208,7 +263,13 @@ class Service:
             wire = sockets.listen_tcp(*self._tcp("--api", settings.api))
             listening.append(wire)
             addresses.append(("api-tcp", sockets.join_address(*wire.getsockname()[:2])))
-        app = make_app(pool, mirrors, settings.directory, filters, insecure=settings.insecure)
+        app = make_app(
+            *(pool, mirrors, settings.directory, filters),
+            entrance=entrance,
+            scheduler=scheduler,
+            scrub=scrub,
+            insecure=settings.insecure,
+        )
         config = uvicorn.Config(
             app,
             http="h11",
@@ -223,7 +284,7 @@ class Service:
         return ApiServer(config), listening, addresses
 
     def _tcp(self, option: str, address: str) -> tuple[str, int]:
-        return sockets.tcp_address(option, address, insecure=self._settings.insecure)
+        return self._settings.tcp(option, address)
 
     # -- tasks beside the service
 
@@ -296,8 +357,9 @@ async def _run(
     world = system_world({sockets.address_of(each): each for each in handed.get("link", ())})
     # Who hands sockets over need not wait for us, and stdout may be somebody else's: nbdinfo's.
     say = _say_nothing if any(handed.values()) else _say_ready
-    with _signals(stop):
-        await Service(settings, world, notifier, stop, handed).run(say)
+    service = Service(settings, world, notifier, stop, handed)
+    with _signals(stop, service.reload):
+        await service.run(say)
 
 
 def _say_ready(line: str) -> None:
@@ -314,12 +376,11 @@ def _say_nothing(line: str) -> None:
 
 
 @contextmanager
-def _signals(stop: Stop) -> Iterator[None]:
+def _signals(stop: Stop, reload: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.ask, signal.Signals(number).name)
-    # A closed terminal is no reason to stop, and there is nothing to reload yet.
-    loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: nothing to reload")
+    loop.add_signal_handler(signal.SIGHUP, reload)  # a closed terminal is no reason to stop
     try:
         yield
     finally:

@@ -70,14 +70,27 @@ def address_of(listening: Listening) -> str:
     return join_address(*where[:2]) if isinstance(where, tuple) else str(where)
 
 
-def check_handed(handed: Mapping[str, list[Listening]], *, insecure: bool) -> None:
-    """Raise `InvalidInput` for a port that others could reach, as `tcp_address` does."""
+def check_handed(
+    handed: Mapping[str, list[Listening]], *, insecure: bool, authenticated: bool = False
+) -> None:
+    """Raise `InvalidInput` for a port that others could reach, as `tcp_address` does.
+
+    `authenticated`: clients of the block ports prove who they are.
+    """
     for room, listening in handed.items():
         for each in listening:
-            if each.family != socket.AF_UNIX:
+            if is_port(each):
                 tcp_address(
-                    f"the socket handed over as {room},", address_of(each), insecure=insecure
+                    f"the socket handed over as {room},",
+                    address_of(each),
+                    insecure=insecure or (authenticated and room == "nbd"),
+                    hint=BLOCK_HINT if room == "nbd" else PORT_HINT,
                 )
+
+
+def is_port(listening: Listening) -> bool:
+    """Whether it is a network's, and not a file."""
+    return listening.family != socket.AF_UNIX
 
 
 def paths_of(handed: Mapping[str, list[Listening]]) -> Iterator[Path]:
@@ -108,7 +121,13 @@ def keep_private(path: str) -> None:
     Path(path).chmod(0o600)
 
 
-def tcp_address(option: str, address: str, *, insecure: bool) -> tuple[str, int]:
+PORT_HINT: Final = "use 127.0.0.1 and a tunnel, or --insecure on a network that you trust"
+BLOCK_HINT: Final = f"add --tls FOLDER --tls-verify-clients; or {PORT_HINT}"
+
+
+def tcp_address(
+    option: str, address: str, *, insecure: bool, hint: str = PORT_HINT
+) -> tuple[str, int]:
     """(host, port) of a `--nbd`, `--link` or `--api`. Raises `InvalidInput`."""
     where = split_address(address)
     if where is None:
@@ -118,8 +137,8 @@ def tcp_address(option: str, address: str, *, insecure: bool) -> tuple[str, int]
         )
     if not insecure and not is_loopback(where[0]):
         raise InvalidInput(
-            f"{option} {address}: other hosts could reach it, and there is no authentication yet",
-            hint="use 127.0.0.1 and a tunnel, or --insecure on a network that you trust",
+            f"{option} {address}: other hosts could reach it, and need not prove who they are",
+            hint=hint,
         )
     return where
 

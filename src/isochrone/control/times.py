@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from isochrone.errors import InvalidInput
+
 
 def rfc3339(stamp: int) -> str:
     """An instant in ns since 1970, to the millisecond, in UTC; empty for 0, which means never."""
@@ -12,6 +14,19 @@ def rfc3339(stamp: int) -> str:
     seconds, ns = divmod(stamp, 10**9)
     when = datetime.fromtimestamp(seconds, UTC)
     return f"{when:%Y-%m-%dT%H:%M:%S}.{ns // 10**6:03d}Z"
+
+
+def parse_instant(text: str) -> int:
+    """ns since 1970 of `2027-01-31`, `2027-01-31T12:00` or RFC 3339; without a zone it is UTC."""
+    try:
+        when = datetime.fromisoformat(text.strip())
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return round(when.timestamp()) * 10**9
+    except (ValueError, OverflowError):
+        raise InvalidInput(
+            f"{text!r} is no date", hint="as in 2027-01-31, or 2027-01-31T18:00:00Z"
+        ) from None
 
 
 def format_span(seconds: float) -> str:

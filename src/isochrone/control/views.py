@@ -11,7 +11,21 @@ from typing import Any
 import msgspec
 
 from isochrone.control.times import rfc3339
+from isochrone.control.views_pool import ScrubView
+from isochrone.control.views_schedules import ScheduleView
 from isochrone.mirror.status import GroupStatus, PromoteReport
+
+
+class AttachmentView(msgspec.Struct, kw_only=True):
+    """A client that has an export open, over one or more connections."""
+
+    role: str  # app, or mover: a mirror's, which is not in the way of anything
+    kind: str  # how it is known who this is: certificate, user, address
+    host: str  # the identity: a certificate's name, "uid 1000", or the network address
+    addresses: list[str]  # of its connections
+    read_only: bool
+    since: str
+    lease_left: float  # seconds; not 0: it was cut off, and counts until they are over
 
 
 class VolumeView(msgspec.Struct, kw_only=True):
@@ -25,6 +39,8 @@ class VolumeView(msgspec.Struct, kw_only=True):
     copy: str  # it is a member of
     source: str  # it was copied from; empty if that is deleted
     clients: list[str]  # who has it open
+    attachments: list[AttachmentView] = []  # the same, and how that is known
+    labels: dict[str, str] = {}
 
 
 class VolumeList(msgspec.Struct, kw_only=True):
@@ -43,7 +59,17 @@ class CopyView(msgspec.Struct, kw_only=True):
     stamp: int
     time: str
     group: str  # whose mirror it came through; empty if it was taken here
+    consistency: str = "crash"  # or filesystem, application: what held still meanwhile
+    expendable: bool = False  # given up when space runs short
     members: list[MemberView]
+    schedule: str = ""  # that took it,
+    rules: list[str] = []  # for these of its rules
+    pinned: bool = False
+    held_until: int = 0  # 0: no date
+    held_until_time: str = ""
+    hold_reason: str = ""
+    held: str = ""  # why it cannot be deleted now; empty: it can
+    kept_from: str = ""  # group whose primary has deleted it
 
 
 class CopyList(msgspec.Struct, kw_only=True):
@@ -85,6 +111,42 @@ class FilterList(msgspec.Struct, kw_only=True):
     filters: list[FilterView]
 
 
+class RuleView(msgspec.Struct, kw_only=True):
+    export: str  # and its copies; * stands for all that are not listed
+    tls: bool  # over TLS only
+    hosts: list[str] | None  # who may open it; null: anyone
+
+
+class MemoryView(msgspec.Struct, kw_only=True):
+    """Bytes; the two limits are the parts of `serve --memory`."""
+
+    tables: int  # held of volumes' tables
+    tables_limit: int  # of what a checkpoint has; what changed since then comes on top
+    clients: int  # what block clients make the controller hold
+    clients_limit: int
+
+
+class GuestView(AttachmentView, kw_only=True):
+    export: str
+
+
+class DoorView(msgspec.Struct, kw_only=True):
+    """What the block ports ask of clients, and who is here."""
+
+    tls: str  # off, required, per-export
+    folder: str  # of the certificates
+    certificate_until: str  # when ours runs out
+    verify_clients: bool
+    default: str  # export that the empty name opens; empty: the only volume
+    rules: list[RuleView]
+    memory: MemoryView
+    clients: list[GuestView]
+
+
+class ReloadView(msgspec.Struct, kw_only=True):
+    clients_gone: int  # had an export open that the new rules do not let them have
+
+
 class SiteView(msgspec.Struct, kw_only=True):
     """Everything on one screen."""
 
@@ -98,6 +160,9 @@ class SiteView(msgspec.Struct, kw_only=True):
     groups: list[GroupView]
     space: SpaceView
     filters: list[FilterView] = []  # drills that go on
+    scrub: ScrubView | None = None  # without its findings
+    schedules: list[ScheduleView] = []
+    holds_lag: float = 0.0  # seconds by which holds end later than their date
 
 
 class Problem(msgspec.Struct, kw_only=True):

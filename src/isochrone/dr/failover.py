@@ -11,8 +11,8 @@ from isochrone.mirror.groups import find_group
 from isochrone.mirror.service import Mirrors
 from isochrone.mirror.status import PromoteReport
 from isochrone.store import records as r
+from isochrone.store.catalogue import Group
 from isochrone.store.pool import Pool
-from isochrone.store.state import Group
 
 
 def check(group: Group) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from isochrone.errors import Conflict, Damaged, InvalidInput, PeerFault
 from isochrone.mirror.wire import Begin, Command, Cut, Data, Holes, RemoteVolume
+from isochrone.store import holds
 from isochrone.store import records as r
+from isochrone.store.catalogue import Group
 from isochrone.store.log import verifies
 from isochrone.store.names import check_name
+from isochrone.store.overlaps import overlap
 from isochrone.store.pool import Pool
-from isochrone.store.state import Group
+from isochrone.store.relations import check_size
 from isochrone.types import BLOCK, VOLUME_BYTES_MAX, Lineage
 
 
@@ -126,12 +129,40 @@ class Receiver:
             case r.CopyDeleted(name=name):
                 _check_name("copy", name)
                 self._pool.record(r.CopyDeleted(name=name, group=self._group.name))
+            case r.CopyClassified(name=name, consistency=consistency):
+                _check_name("copy", name)
+                self._pool.record(
+                    r.CopyClassified(name=name, consistency=consistency, group=self._group.name)
+                )
+            case r.RelationsEstablished(relations=steps, once=True):
+                self._copy(steps)
             case r.VolumeResized(id=id, size=size):
                 if not 0 < size <= VOLUME_BYTES_MAX:
                     raise PeerFault(f"a volume was resized to {size} bytes")
                 self._pool.record(r.VolumeResized(id=self._shadow(id), size=size))
             case other:
                 raise PeerFault(f"a {type(other).__name__} record cannot be mirrored")
+
+    def _copy(self, steps: tuple[r.NewRelation, ...]) -> None:
+        """Make parts of shadows what others are, as the primary did at this place."""
+        found = []
+        targets: dict[int, list[tuple[int, int]]] = {}
+        for step in steps:
+            source, target = self._shadow(step.source), self._shadow(step.target)
+            for first, at, count in step.extents:
+                if min(first, at, count - 1) < 0:
+                    raise PeerFault("the primary copied a range that does not exist")
+                self._check_range(source, first, count)
+                self._check_range(target, at, count)
+                targets.setdefault(target, []).append((at, count))
+            found.append(r.NewRelation(0, source, target, step.extents))
+        if not targets or any(overlap(ranges) is not None for ranges in targets.values()):
+            raise PeerFault("the primary copied nothing, or twice to one place")
+        try:
+            check_size(extent for step in found for extent in step.extents)
+        except InvalidInput as e:
+            raise PeerFault(f"the primary copied too much at once: {e.message}") from e
+        self._pool.record(r.RelationsEstablished(relations=tuple(found), stamp=0, once=True))
 
     def commit(self, message: Cut) -> None:
         """Make the group visible, in one record; flush before saying that it is hardened."""
@@ -142,7 +173,12 @@ class Receiver:
         if message.blocks != self._blocks:
             raise PeerFault(f"{message.blocks} blocks were sent, {self._blocks} arrived")
         self._pool.record(
-            r.IncomingCommitted(group=self._group.name, cut=message.cut, stamp=message.stamp)
+            r.IncomingCommitted(
+                group=self._group.name,
+                cut=message.cut,
+                stamp=message.stamp,
+                kept=holds.kept_here(self._pool, self._group),
+            )
         )
         self._shadows = {}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from isochrone.store import records as r
+from isochrone.store.catalogue import Group, Mark
 from isochrone.store.pool import Pool
-from isochrone.store.state import Group, Mark
 
 
 def changed_since(pool: Pool, group: Group, mark: Mark) -> bool:
@@ -14,22 +14,7 @@ def changed_since(pool: Pool, group: Group, mark: Mark) -> bool:
     volumes = pool.state.volumes
     if any(volumes[id].changed_lsn > mark.lsn for id in group.volumes):
         return True
-    return copies_changed_lsn(pool, group) > mark.lsn
-
-
-def copies_changed_lsn(pool: Pool, group: Group) -> int:
-    """The newest copy of the group's volumes that was taken or deleted."""
-    return max(
-        pool.state.copies_deleted_lsn,
-        max(
-            (
-                copy.lsn
-                for copy in pool.state.copies.values()
-                if any(source in group.volumes for source, _ in copy.members)
-            ),
-            default=0,
-        ),
-    )
+    return pool.state.copies_changed_lsn(group) > mark.lsn
 
 
 def place(pool: Pool, group: Group, acked: Mapping[str, int]) -> Mark:

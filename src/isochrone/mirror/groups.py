@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from isochrone.errors import Conflict, InvalidInput, NotFound
 from isochrone.mirror.wire import GROUP_VOLUMES_MAX
 from isochrone.store import records as r
+from isochrone.store.catalogue import Group
 from isochrone.store.names import check_name
 from isochrone.store.pool import Pool
-from isochrone.store.state import Group
 from isochrone.store.volumes import plain
 
 
@@ -18,6 +18,12 @@ def find_group(pool: Pool, name: str) -> Group:
         return pool.state.groups[name]
     except KeyError:
         raise NotFound(f"there is no group {name!r}", hint="see: isochrone group list") from None
+
+
+def members(pool: Pool, name: str) -> list[str]:
+    """Names of a group's volumes; none before the first copy of a mirrored one."""
+    volumes = pool.state.volumes
+    return sorted(volumes[id].name for id in find_group(pool, name).volumes)
 
 
 def delete(pool: Pool, name: str) -> None:

@@ -31,8 +31,8 @@ from isochrone.mirror.wire import (
     Sync,
     Welcome,
 )
+from isochrone.store.catalogue import Group
 from isochrone.store.pool import Pool
-from isochrone.store.state import Group
 from isochrone.types import MIB, Lineage
 
 CREDIT_BYTES: Final = 16 * MIB  # on the way or waiting here; two seconds of a 64 Mbit/s link

@@ -18,9 +18,9 @@ from isochrone.mirror.source import SourceSession
 from isochrone.mirror.status import GroupStatus, PeerStatus
 from isochrone.mirror.wire import Fence, Fenced
 from isochrone.store import records as r
+from isochrone.store.catalogue import Group
 from isochrone.store.names import check_name
 from isochrone.store.pool import Pool
-from isochrone.store.state import Group
 from isochrone.world import World
 from isochrone.world.net import Channel, Listener
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from isochrone.mirror.wire import HOLES_MAX
 from isochrone.store import records as r
+from isochrone.store.catalogue import Image
 from isochrone.store.format import BODY, DISCARD, Batch
 from isochrone.store.log import Log
 from isochrone.types import BLOCK
@@ -43,7 +44,14 @@ class Barrier:
     record: r.AnyRecord
 
 
-Item = Blocks | HoleRanges | Barrier
+@dataclass(frozen=True, slots=True)
+class Became:
+    """A volume changed without any data in the log: what it was then is in a hidden image."""
+
+    image: Image
+
+
+Item = Blocks | HoleRanges | Barrier | Became
 
 
 class _Interval:
@@ -102,7 +110,13 @@ class _Interval:
 
 
 def window(
-    log: Log, volumes: Sequence[int], after_lsn: int, to_lsn: int, *, blocks_max: int
+    log: Log,
+    volumes: Sequence[int],
+    after_lsn: int,
+    to_lsn: int,
+    *,
+    blocks_max: int,
+    images: Sequence[Image] = (),
 ) -> Iterator[Item | None]:
     """What a secondary that has everything up to one lsn needs to reach a later one.
 
@@ -116,13 +130,33 @@ def window(
     barrier = _barriers(frozenset(volumes))
     interval = _Interval()
     for batch in log.batches(after_lsn + 1, to_lsn):
-        for record in _take(batch, members, interval, after_lsn, to_lsn):
-            if barrier(record):
+        for lsn, record in _take(batch, members, interval, after_lsn, to_lsn):
+            commands = [command for command in _commands(record) if barrier(command)]
+            became = [image for image in images if image.lsn == lsn]
+            if commands or became:
                 yield from interval.items(blocks_max)
                 interval = _Interval()
-                yield Barrier(record)
+                yield from map(Barrier, [*commands, *_copied(became)])
+                yield from (Became(image) for image in became if image.image)
         yield None
     yield from interval.items(blocks_max)
+
+
+def _commands(record: r.AnyRecord) -> Iterator[r.AnyRecord]:
+    """The part of a record that a secondary can carry out by itself."""
+    if isinstance(record, r.VolumesReverted):
+        yield r.CopyTaken(
+            name=record.undo, writable=False, stamp=record.stamp, members=record.undo_members
+        )
+    else:
+        yield record
+
+
+def _copied(became: Sequence[Image]) -> Iterator[r.AnyRecord]:
+    """What a secondary can copy by itself: in one command, because it is one instant."""
+    steps = [r.NewRelation(0, x.source, x.volume, tuple(x.extents)) for x in became if not x.image]
+    if steps:
+        yield r.RelationsEstablished(relations=tuple(steps), stamp=0, once=True)
 
 
 def _barriers(volumes: frozenset[int]) -> Callable[[r.AnyRecord], bool]:
@@ -132,8 +166,8 @@ def _barriers(volumes: frozenset[int]) -> Callable[[r.AnyRecord], bool]:
                 return any(source in volumes for source, _ in members)
             case r.VolumeResized(id=id):
                 return id in volumes
-            case r.CopyDeleted():
-                return True  # its members are gone; the secondary knows if it has the copy
+            case r.CopyDeleted() | r.CopyClassified():
+                return True  # the copy may be gone by now; the secondary knows if it has it
         return False
 
     return matters
@@ -141,8 +175,8 @@ def _barriers(volumes: frozenset[int]) -> Callable[[r.AnyRecord], bool]:
 
 def _take(
     batch: Batch, members: NDArray[np.uint32], interval: _Interval, after: int, to: int
-) -> Iterator[r.AnyRecord]:
-    """Add a batch to an interval; yields its bodies at their places."""
+) -> Iterator[tuple[int, r.AnyRecord]]:
+    """Add a batch to an interval; yields its bodies, with their lsn, at their places."""
     rows = batch.descriptors
     if not np.isin(rows["volume"], members).any() and not (rows["kind"] == BODY).any():
         return
@@ -152,7 +186,7 @@ def _take(
         inside = after < lsn <= to
         if kind == BODY:
             if inside:
-                yield r.decode(batch.bodies[body : body + size])
+                yield lsn, r.decode(batch.bodies[body : body + size])
             body += size
         elif kind == DISCARD:
             if inside and volume in wanted:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from isochrone.errors import Conflict, IsochroneError, PeerFault, StaleEpoch
 from isochrone.mirror import cuts
 from isochrone.mirror.conversation import HEARTBEAT_SECONDS, Conversation
 from isochrone.mirror.groups import find_group
-from isochrone.mirror.sidefile import Barrier, Blocks, HoleRanges, Item, read_blocks, window
+from isochrone.mirror.sidefile import Barrier, Became, Blocks, HoleRanges, Item, read_blocks, window
 from isochrone.mirror.wire import (
     DATA_BLOCKS_MAX,
+    HOLES_MAX,
     TEXT_CHARS_MAX,
     Begin,
     Command,
@@ -36,10 +38,11 @@ from isochrone.mirror.wire import (
     Welcome,
 )
 from isochrone.store import records as r
+from isochrone.store.catalogue import Group, Image, Mark
 from isochrone.store.pool import Pool
-from isochrone.store.state import Group, Mark
+from isochrone.store.ranges import CHUNK_BLOCKS
 from isochrone.store.tracks import LEAF_BLOCKS, Table
-from isochrone.types import BLOCK, Lineage
+from isochrone.types import BLOCK, Caller, Lineage, Proof
 
 
 class SourceSession:
@@ -94,6 +97,10 @@ class SourceSession:
             await self._talk.last_word(welcome)
             return
         await self._talk.send(welcome)
+        with self._attached():
+            await self._converse()
+
+    async def _converse(self) -> None:
         reader = asyncio.get_running_loop().create_task(self._read())
         sender = asyncio.get_running_loop().create_task(self._serve())
         try:
@@ -105,6 +112,20 @@ class SourceSession:
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    @contextmanager
+    def _attached(self) -> Iterator[None]:
+        """While it runs everybody can see that a mover reads the group's volumes."""
+        assert self._group is not None
+        table, ids = self._pool.attached, list(self._group.volumes)
+        mover = Caller(Proof.ADDRESS, self.peer, self._talk.peer)
+        for id in ids:
+            table.attach(id, mover, role="mover", read_only=True)
+        try:
+            yield
+        finally:
+            for id in ids:
+                table.detach(id, mover, role="mover")
 
     async def _accept(self, hello: Hello) -> Welcome:
         pool = self._pool
@@ -270,7 +291,9 @@ class SourceSession:
         mark = cuts.place(pool, group, {self.peer: self.acked})
         volumes = self._volumes(group)
         forest, tables = pool.state.forest, pool.state.tables
-        frozen = [] if base else [(id, forest.clone(tables[id])) for id in group.volumes]
+        frozen = (
+            [] if base else [(id, forest.clone(tables[id], passing=True)) for id in group.volumes]
+        )
         pins = [table for _, table in frozen]
         pool.state.pins.extend(pins)
         self._last_cut_at = pool.world.clock.monotonic()
@@ -305,7 +328,10 @@ class SourceSession:
         """What happened between two cuts; the number of blocks sent."""
         sent = 0
         log = self._pool.log
-        items = window(log, group.volumes, base.lsn, mark.lsn, blocks_max=DATA_BLOCKS_MAX)
+        items = window(
+            log, group.volumes, base.lsn, mark.lsn,
+            blocks_max=DATA_BLOCKS_MAX, images=tuple(group.images),
+        )  # fmt: skip
         for item in items:
             if item is None:
                 await self._breathe()
@@ -322,7 +348,37 @@ class SourceSession:
                 await self._talk.send(Holes(ranges=ranges))
             case Barrier(record=record):
                 await self._talk.send(Command(body=r.encode(record)))
+            case Became(image=image):
+                return await self._send_became(image)
         return 0
+
+    async def _send_became(self, image: Image) -> int:
+        """What a record without data made of a volume; the number of blocks sent."""
+        state = self._pool.state
+        table = state.tables.get(image.image)
+        if table is None:
+            raise Conflict("the group is not mirrored to this secondary any more")
+        resized = r.VolumeResized(id=image.volume, size=image.size)
+        await self._talk.send(Command(body=r.encode(resized)))
+        sent = 0
+        for at in range(0, len(image.ranges), HOLES_MAX):
+            ranges = [(image.volume, *range) for range in image.ranges[at : at + HOLES_MAX]]
+            await self._talk.send(Holes(ranges=tuple(ranges)))
+        for block, count in image.ranges:
+            end = block + count
+            while block < end:
+                stop = min(end, (block // LEAF_BLOCKS + 1) * LEAF_BLOCKS)
+                words = state.forest.leaf(table, block // LEAF_BLOCKS)
+                if words is not None:
+                    low = block % LEAF_BLOCKS
+                    for item in _leaf_items(
+                        image.volume, block - low, words, low, low + stop - block
+                    ):
+                        sent += await self._send_item(item)
+                if words is not None or not stop % CHUNK_BLOCKS:
+                    await self._breathe()
+                block = stop
+        return sent
 
     async def _send_image(self, frozen: list[tuple[int, Table]]) -> int:
         """Every mapped block of a frozen image; the number of blocks sent."""
@@ -351,9 +407,11 @@ class SourceSession:
             await self._heartbeat()
 
 
-def _leaf_items(volume: int, first: int, words: array[int]) -> Iterator[Blocks]:
-    """The mapped blocks of a leaf, in items of at most one frame."""
-    mapped = [at for at in range(LEAF_BLOCKS) if words[at]]
+def _leaf_items(
+    volume: int, first: int, words: array[int], low: int = 0, high: int = LEAF_BLOCKS
+) -> Iterator[Blocks]:
+    """The mapped blocks of a part of a leaf, in items of at most one frame."""
+    mapped = [at for at in range(low, high) if words[at]]
     for start in range(0, len(mapped), DATA_BLOCKS_MAX):
         part = mapped[start : start + DATA_BLOCKS_MAX]
         yield Blocks(

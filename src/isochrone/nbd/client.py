@@ -20,12 +20,12 @@ import structlog
 from isochrone.errors import IsochroneError
 from isochrone.nbd.connection import Ask, Phase, Request
 from isochrone.nbd.filters import WAITING_BYTES_MAX, Filter, Filters, Waiting
-from isochrone.nbd.handshake import Tls
+from isochrone.nbd.handshake import Question, Tls
 from isochrone.nbd.limits import REQUEST_BYTES_HELD
 from isochrone.nbd.tls import TlsPolicy, host_of
 from isochrone.nbd.tls_layer import TlsLayer
 from isochrone.nbd.turn import Seat
-from isochrone.types import KIB, MIB, Device, ExportInfo
+from isochrone.types import KIB, MIB, Caller, Device, ExportInfo, Proof
 
 HANDSHAKE_S_MAX: Final = 10.0  # qemu's; a client that does not negotiate must not hold a place
 LINGER_S_MAX: Final = 10.0  # for a client that does not take its last replies
@@ -33,6 +33,8 @@ WRITE_BUFFER_BYTES_MAX: Final = 1 * MIB  # more than a socket buffer takes: the 
 WRITE_BUFFER_BYTES_LOW: Final = 256 * KIB  # below, the next turn of reads arrives in time
 REQUESTS_MAX: Final = 4096  # of one connection, waiting; Linux has 128 in flight, nbdcopy 64
 JOIN_BYTES_MAX: Final = 32 * KIB  # a piece below costs less to copy than to hand over by itself
+
+NOBODY: Final = Caller(Proof.ADDRESS, "", "")  # before the transport has said who it is
 
 log = structlog.get_logger("isochrone.nbd")
 
@@ -48,7 +50,7 @@ class Door(Protocol):
     def handshake_s(self) -> float: ...
 
     def welcome(self, client: Client, transport: asyncio.Transport) -> bool:
-        """Take a new client in and name it; False if it must go again."""
+        """Take a new client in and say who it is; False if it must go again."""
         ...
 
     def goodbye(self, client: Client) -> None: ...
@@ -78,6 +80,7 @@ class Client(Seat, asyncio.BufferedProtocol):
     """One connection and its transport."""
 
     __slots__ = (
+        "_closed",
         "_door",
         "_gate",
         "_gate_timer",
@@ -90,6 +93,9 @@ class Client(Seat, asyncio.BufferedProtocol):
         "_waiting",
         "_writing_paused",
         "awake",
+        "caller",
+        "flushed_s",
+        "held_up",
         "host",
         "name",
         "syncing",
@@ -102,15 +108,19 @@ class Client(Seat, asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._reading_paused = False
         self._writing_paused = False
+        self._closed = False  # its end of the connection, so that it has let go
         self._said = False  # a failure of this connection is logged once
         self._held = 0  # bytes of memory, as the door was told last
         self._gate: Filter | None = None  # set while a filter may make requests wait
         self._gate_timer: asyncio.TimerHandle | None = None
         self._waiting = Waiting()
-        self.name = ""  # who is attached: the host, or the address as long as there is none
+        self.caller = NOBODY  # who is attached
+        self.name = ""  # the same in a word, for the log
         self.host = ""  # what a verified certificate says
-        self.awake = False  # in the list of the next turn
+        self.awake = False  # in the list of the next turn, or of those that wait for room
+        self.held_up = False  # in the latter
         self.syncing = 0  # requests that wait for a flush
+        self.flushed_s = -inf  # when it last asked for one
 
     # --- called by the transport ---------------------------------------------------------------
 
@@ -143,6 +153,7 @@ class Client(Seat, asyncio.BufferedProtocol):
         self._take(requests)
 
     def eof_received(self) -> bool:
+        self._closed = True
         self._linger()
         return False  # a client that will not send any more is gone: let the transport close
 
@@ -170,10 +181,13 @@ class Client(Seat, asyncio.BufferedProtocol):
         self._cancel_timer()
         self._cancel_gate()
         self.reads.clear()
-        device, self.device = self.device, None
         try:
+            welcome = self.may_stay()  # else it will not come back for it either
+            device, self.device = self.device, None
             if device is not None:
-                self._door.backend.detach(device, self.name)
+                goodbye = self.connection.phase is Phase.CLOSED and not self.connection.fault
+                lost = welcome and not goodbye and not self._closed
+                self._door.backend.detach(device, self.caller, lost=lost)
         except Exception as e:  # noqa: BLE001 - logged; the place must become free
             self._log_failure(e)
         finally:
@@ -215,31 +229,34 @@ class Client(Seat, asyncio.BufferedProtocol):
         try:
             if question.ask is Ask.LIST:
                 return connection.listing(e for e in backend.exports() if self._may_see(e.name))
+            if question.ask is not Ask.OPEN:
+                return self._describe(question)
             device = self._attach(question.name)
         except IsochroneError as e:
             return connection.refuse(e)
-        if question.ask is not Ask.OPEN:
-            # Attached for a moment, so that the answer promises what GO will keep.
-            try:
-                export, copies = _export_info(device), device.copies()
-            finally:
-                backend.detach(device, self.name)
-            if question.ask is Ask.INFO:
-                return connection.describe(export)
-            return connection.offer(export.name, copies)
         self.device = device
         self._gate = _gate(device)
         self._cancel_timer()
         return connection.opened(_export_info(device))
 
+    def _describe(self, question: Question) -> list[Request]:
+        """Answer what OPEN would keep. Nobody is attached: a host that was cut off and looks again
+        has not come back yet, and must not seem to have said good-bye."""
+        self._check(question.name)
+        device = self._door.backend.look(question.name)
+        self._check(device.name)  # what the empty name stands for
+        if question.ask is Ask.INFO:
+            return self.connection.describe(_export_info(device))
+        return self.connection.offer(device.name, device.copies())
+
     def _attach(self, name: str) -> Device:
         """Open an export if the rules of this port let us."""
         self._check(name)
-        device = self._door.backend.attach(name, self.name)
+        device = self._door.backend.attach(name, self.caller)
         try:
             self._check(device.name)  # what the empty name stands for
         except IsochroneError:
-            self._door.backend.detach(device, self.name)
+            self._door.backend.detach(device, self.caller)
             raise
         return device
 
@@ -252,6 +269,14 @@ class Client(Seat, asyncio.BufferedProtocol):
         return policy is None or policy.allows(
             export, secure=self.connection.secure, host=self.host
         )
+
+    def meet(self, caller: Caller) -> None:
+        """From now on it is known who this is. Nothing is attached yet."""
+        self.caller, self.name = caller, str(caller)
+
+    def may_stay(self) -> bool:
+        """Whether the rules, as they are now, let it keep what it has open."""
+        return self.device is None or self._may_see(self.device.name)
 
     # --- TLS -----------------------------------------------------------------------------------
 
@@ -270,7 +295,8 @@ class Client(Seat, asyncio.BufferedProtocol):
             self.abort()
             return
         log.debug("nbd client uses tls", client=self.name, host=self.host, version=tls.version())
-        self.name = self.host or self.name
+        if self.host:
+            self.meet(Caller(Proof.CERTIFICATE, self.host, self.caller.address))
 
     def not_secured(self, error: Exception) -> None:
         if not self._said:
@@ -304,7 +330,12 @@ class Client(Seat, asyncio.BufferedProtocol):
         except Exception as e:  # noqa: BLE001 - ends this connection only, and is logged
             self._fail(e)
 
-    def synced(self, cookies: list[bytes], failure: Exception | None) -> None:
+    def wait_for_room(self) -> None:
+        """Its changes are not made yet; it may not send more of them meanwhile."""
+        self.held_up = True
+        self._balance()
+
+    def synced(self, cookies: list[bytes], failure: BaseException | None) -> None:
         """A flush that these requests waited for has ended."""
         self.syncing -= len(cookies)
         if failure is None:
@@ -322,6 +353,14 @@ class Client(Seat, asyncio.BufferedProtocol):
             self._transport.close()
 
     def abort(self) -> None:
+        self._transport.abort()
+
+    def expel(self) -> None:
+        """Hang up, and forget the requests that wait, for a turn or for a filter."""
+        for waiting in (self.requests, self.unfinished, self.reads):
+            waiting.clear()
+        self._waiting.all()  # a filter's timer may come before the end of the connection
+        self._cancel_gate()
         self._transport.abort()
 
     def squeeze(self, squeezed: bool) -> None:
@@ -397,6 +436,7 @@ class Client(Seat, asyncio.BufferedProtocol):
             self._writing_paused
             or bool(self.reads)
             or self.squeezed
+            or self.held_up
             or len(self.requests) + self.syncing > REQUESTS_MAX
             or self._waiting.cost > WAITING_BYTES_MAX
             or self.connection.phase is Phase.CLOSED

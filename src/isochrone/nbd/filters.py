@@ -20,7 +20,7 @@ from isochrone import errors
 from isochrone.nbd.limits import REQUEST_BYTES_HELD
 from isochrone.nbd.transmission import Request
 from isochrone.nbd.wire import READ, WRITE
-from isochrone.types import MIB, Backend, Buffer, Device, ExportInfo, Extent
+from isochrone.types import MIB, Backend, Buffer, Caller, Device, ExportInfo, Extent
 from isochrone.world.dice import Dice
 
 BURST_S: Final = 0.1  # what a rate allows at once after a rest: smooth, and no jitter of timers
@@ -193,7 +193,7 @@ class Filters:
         self._chains: dict[str, Chain] = {}
         self.changed: Callable[[str], None] = lambda _: None  # told the name of the export
         self.commit = backend.commit
-        self.flush = backend.flush
+        self.when_durable = backend.when_durable
 
     def chains(self) -> Mapping[str, Chain]:
         return self._chains
@@ -231,11 +231,14 @@ class Filters:
         chain = self._chains.get(name)
         return chain is not None and "read-only" in chain.words
 
-    def attach(self, name: str, client: str) -> Device:
+    def look(self, name: str) -> Device:
+        return self.dress(self._backend.look(name))
+
+    def attach(self, name: str, client: Caller) -> Device:
         return self.dress(self._backend.attach(name, client))
 
-    def detach(self, device: Device, client: str) -> None:
-        self._backend.detach(bare(device), client)
+    def detach(self, device: Device, client: Caller, *, lost: bool = False) -> None:
+        self._backend.detach(bare(device), client, lost=lost)
 
 
 # --- what waits --------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The front door: listening sockets, all clients, and the turn that serves them together.
 
 Requests of all connections are gathered until the loop has read every socket that was ready; then
-one turn serves them all (see `turn`). Flushes of a turn share one task, and one `Backend.flush`.
+one turn serves them all (see `turn`). Flushes of a turn are one for the backend.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import errno
 
 # Only for its constants and to look for a living server; data goes through asyncio transports.
 import socket  # noqa: TID251
+import sys
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any, Final
 
 import structlog
@@ -23,11 +25,26 @@ from isochrone.nbd.filters import Filters
 from isochrone.nbd.limits import ARRIVED_BYTES_MAX, BUDGET_BYTES, LOOK_S, Budget, Lines
 from isochrone.nbd.tls import TlsPolicy
 from isochrone.nbd.turn import take_turn
-from isochrone.types import Backend
+from isochrone.nbd.vigil import Vigil
+from isochrone.types import KIB, Backend, Caller, Proof
 from isochrone.world.net import is_loopback
 
+# Of a Unix socket: twice what it has by itself, so that a large read is not handed over in small
+# pieces, each with two changes of processes. TCP finds its size by itself if nobody sets one.
+SEND_BUFFER_BYTES: Final = 256 * KIB
 CONNECTIONS_MAX: Final = 1000  # a host's worth of guests; a quiet one costs 64 KiB and a file
 BACKLOG: Final = 128  # connections the kernel holds for us while a turn runs
+COMPANY_S: Final = 0.05  # a client that flushed so lately will again; others may want the loop
+
+# Asked whether changes have to wait, with whether there are any: seconds, and whether to ask again
+# after them.
+Pace = Callable[[Callable[[], bool]], tuple[float, bool]]
+
+KEEPALIVE: Final = {  # a host that has vanished is given up after 15 + 3 * 5 quiet seconds
+    socket.TCP_KEEPIDLE: 15,
+    socket.TCP_KEEPINTVL: 5,
+    socket.TCP_KEEPCNT: 3,
+}
 
 log = structlog.get_logger("isochrone.nbd")
 
@@ -42,6 +59,8 @@ class FrontDoor:
         connections_max: int = CONNECTIONS_MAX,
         handshake_s: float = HANDSHAKE_S_MAX,
         budget_bytes: int = BUDGET_BYTES,
+        vigil: Vigil | None = None,
+        pace: Pace = lambda _: (0.0, False),
     ) -> None:
         self.backend = backend if isinstance(backend, Filters) else Filters(backend)
         self.backend.changed = self._refit
@@ -58,7 +77,14 @@ class FrontDoor:
         self._closing = False
         self._awake: list[Client] = []  # who takes part in the next turn
         self._turn_due = False
-        self._flushes: set[asyncio.Task[None]] = set()
+        self._vigil = vigil
+        self._pace = pace
+        self._held: list[Client] = []  # whose changes wait for room
+        self._room_timer: asyncio.TimerHandle | None = None  # set while there are any
+        self._watching = False  # looking again instead of going to sleep
+        self._flushes = 0  # that have not ended
+        self._all_durable = asyncio.Event()  # set when the last of them has
+        self._bystander_s = -inf  # when a client came that does not flush
         self._empty = asyncio.Event()
 
     @property
@@ -73,6 +99,11 @@ class FrontDoor:
     def held_bytes(self) -> int:
         """What all clients together make us hold."""
         return self._budget.used
+
+    @property
+    def budget_bytes(self) -> int:
+        """Above that, clients with much of it wait, or go."""
+        return self._budget.limit
 
     async def listen_socket(
         self, listening: socket.socket, *, tls: TlsPolicy | None = None
@@ -131,6 +162,26 @@ class FrontDoor:
         bound = server.sockets[0].getsockname()
         return str(bound[0]), int(bound[1])
 
+    def rules_changed(self) -> int:
+        """Let go who may not have its export open any more; how many these are."""
+        leaving = [client for client in self._clients if not client.may_stay()]
+        for client in leaving:
+            log.info("nbd client may not stay", client=client.name)
+            client.leave()
+        return len(leaving)
+
+    def expel(self, export: str, host: str) -> int:
+        """End a host's connections to an export; what they have not been told is not done."""
+        leaving = [
+            client
+            for client in self._clients
+            if client.device is not None
+            and (client.device.name, client.caller.host) == (export, host)
+        ]
+        for client in leaving:
+            client.expel()
+        return len(leaving)
+
     async def close(self, grace: float) -> None:
         """Stop: no new clients; what has arrived is answered, for up to `grace` seconds."""
         self._closing = True
@@ -141,11 +192,10 @@ class FrontDoor:
         try:
             async with asyncio.timeout(grace):
                 while self._flushes:
-                    await asyncio.wait(self._flushes)
+                    self._all_durable.clear()
+                    await self._all_durable.wait()
                 await self._part(Client.leave)
         except TimeoutError:
-            for task in self._flushes:
-                task.cancel()
             await self._part(Client.abort)
 
     # --- called by clients ---------------------------------------------------------------------
@@ -154,14 +204,20 @@ class FrontDoor:
         if self._closing:
             return False
         self._clients_seen += 1
-        client.name = f"unix#{self._clients_seen}"
         peer = transport.get_extra_info("peername")
+        wire_socket = transport.get_extra_info("socket")
         if isinstance(peer, tuple):
-            client.name = f"{peer[0]}:{peer[1]}"
+            host = f"[{peer[0]}]" if ":" in peer[0] else peer[0]
+            client.meet(Caller(Proof.ADDRESS, peer[0], f"{host}:{peer[1]}"))
             # asyncio and uvloop have set TCP_NODELAY. A host that vanished must not hold its
             # exports for ever.
-            wire_socket = transport.get_extra_info("socket")
             wire_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in KEEPALIVE.items():
+                wire_socket.setsockopt(socket.IPPROTO_TCP, option, value)
+        else:
+            wire_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            user = _user_of(wire_socket)
+            client.meet(Caller(Proof.USER, f"uid {user}", f"unix#{self._clients_seen}"))
         if len(self._clients) >= self._connections_max:
             if not self._crowded:
                 self._crowded = True
@@ -188,24 +244,44 @@ class FrontDoor:
 
     def take_turn(self) -> None:
         """Serve everything that has arrived, over all connections."""
+        self._awake, self._held = self._held + self._awake, []
+        if self._room_timer is not None:
+            self._room_timer.cancel()
+            self._room_timer = None
+        self._serve_awake()
+
+    def _serve_awake(self) -> None:
+        """The same without those whose changes wait for room."""
         clients, self._awake = self._awake, []
         self._arrived = 0
         if not clients:
             return
+        if self._vigil is not None:
+            self._vigil.turn_begins([r[3] for client in clients for r in client.requests])
         for client in clients:
-            client.awake = False
+            client.awake = client.held_up = False
         outcome = take_turn(self.backend, clients, tight=self._budget.tight)
         if outcome.commit_failure is not None:
             log.error("changes could not be committed", exc_info=outcome.commit_failure)
-        if outcome.waiting:
-            for client, cookies in outcome.waiting:
-                client.syncing += len(cookies)
-            task = self._loop.create_task(self._flush(outcome.waiting))
-            self._flushes.add(task)
-            task.add_done_callback(self._flushes.discard)
+        now = self._loop.time()
+        for client, cookies in outcome.waiting:
+            client.syncing += len(cookies)
+            client.flushed_s = now
+        for client in clients:
+            if now - client.flushed_s > COMPANY_S:
+                self._bystander_s = now
         # Who got no reads comes first next time.
         for client in clients[outcome.read_until :] + clients[: outcome.read_until]:
             client.settle()
+        if outcome.waiting:  # only now, as it may take a moment
+            self._flushes += 1
+            alone = now - self._bystander_s > COMPANY_S
+            self.backend.when_durable(partial(self._durable, outcome.waiting), alone=alone)
+        if self._vigil is not None:
+            self._vigil.turn_ends()
+            if not self._watching and not self._flushes and self._vigil.begins():
+                self._watching = True
+                self._loop.call_soon(self._look)
 
     def arrived(self, size: int) -> None:
         """So much waits for the next turn, which may not be later than that."""
@@ -266,17 +342,59 @@ class FrontDoor:
 
     def _turn(self) -> None:
         self._turn_due = False
-        self.take_turn()
+        wait = 0.0
+        if self._room_timer is None:
+            wait, _ = self._pace(self._changing)
+        if wait or self._room_timer is not None:
+            self._hold_up()
+        if wait and self._held:
+            self._room_timer = self._loop.call_later(wait, self._ask_for_room)
+        self._serve_awake()
 
-    async def _flush(self, waiting: list[tuple[Client, list[bytes]]]) -> None:
-        failure: Exception | None = None
-        try:
-            await self.backend.flush()
-        except Exception as e:  # told to all who wait
-            failure = e
-            log.error("a flush failed", exc_info=e)
+    def _changing(self) -> bool:
+        return any(client.changes for client in self._awake)
+
+    def _hold_up(self) -> None:
+        """Let clients with changes wait for room; nobody else waits with them."""
+        awake, self._awake = self._awake, []
+        for client in awake:
+            if client.changes:
+                self._held.append(client)
+                client.wait_for_room()
+            else:
+                self._awake.append(client)
+
+    def _ask_for_room(self) -> None:
+        """Changes have waited: let them go on, unless they should wait longer."""
+        wait, again = self._pace(lambda: bool(self._held))
+        if again:
+            self._room_timer = self._loop.call_later(wait, self._ask_for_room)
+        else:
+            self.take_turn()
+
+    def _look(self) -> None:
+        """One more round of the loop that does not wait, if there is still hope: see `vigil`."""
+        assert self._vigil is not None
+        if not self._turn_due and self._vigil.goes_on():
+            self._loop.call_soon(self._look)
+        else:
+            self._watching = False
+
+    def _durable(
+        self, waiting: list[tuple[Client, list[bytes]]], failure: BaseException | None
+    ) -> None:
+        """A flush has ended; these clients waited for it."""
+        if failure is not None:
+            log.error("a flush failed", exc_info=failure)
         for client, cookies in waiting:
-            client.synced(cookies, failure)
+            try:
+                client.synced(cookies, failure)
+            except Exception:  # a defect met on the way: the others wait for their answer
+                log.exception("a flush could not be answered", client=client.name)
+                client.abort()
+        self._flushes -= 1
+        if not self._flushes:
+            self._all_durable.set()
 
     async def _part(self, how: Callable[[Client], None]) -> None:
         """Make every client go, and return when they are gone."""
@@ -285,6 +403,12 @@ class FrontDoor:
             how(client)
         if self._clients:
             await self._empty.wait()
+
+
+def _user_of(wire: socket.socket) -> int:
+    """The user id of whoever connected to a Unix socket, as the kernel noted it then."""
+    credentials = wire.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # pid, uid, gid
+    return int.from_bytes(credentials[4:8], sys.byteorder)
 
 
 def _is_served(path: str) -> bool:

@@ -37,6 +37,7 @@ READ_BYTES_OF_ALL: Final = 64 * MIB  # of a turn; a thousand large reads are as 
 ZERO_BYTES_PER_TURN: Final = 8 * MIB  # of one connection, written because it wants no holes
 STATUS_COST: Final = 256 * KIB  # of looking up one context: it takes as long as reading so much
 
+CHANGES: Final = frozenset({WRITE, TRIM, WRITE_ZEROES})
 ZEROS: Final = memoryview(bytes(MIB))
 
 
@@ -55,6 +56,11 @@ class Seat:
         self.reads: list[Request] = []  # not served yet; they pin no payload
         self.squeezed = False  # memory is short, and this connection holds more than its part
         self.broken: Exception | None = None  # a defect met on the way: end this connection
+
+    @property
+    def changes(self) -> bool:
+        """Whether a request waits that changes something."""
+        return any(request[0] in CHANGES for request in self.requests)
 
 
 S = TypeVar("S", bound=Seat)
@@ -80,10 +86,11 @@ def take_turn(backend: Backend, seats: Sequence[S], *, tight: bool = False) -> O
         durable: list[bytes] = []  # cookies of changes with FUA
         flushes: list[bytes] = []
         try:
-            _stage(seat, changes, durable, flushes)
+            refused = _stage(seat, changes, durable, flushes)
         except Exception as e:  # noqa: BLE001 - the server logs it and ends this connection only
-            seat.broken = e
-        if changes or durable or seat.unfinished:
+            seat.broken, refused = e, True
+        # A part of what was refused may be staged: it must not wait for somebody else's commit.
+        if changes or durable or seat.unfinished or refused:
             staged.append((seat, changes, durable))
         if flushes:
             outcome.waiting.append((seat, flushes))
@@ -122,11 +129,14 @@ def fail(seat: Seat, cookie: bytes, error: Exception) -> None:
     seat.connection.failed(cookie, number, str(error))
 
 
-def _stage(seat: Seat, changes: list[bytes], durable: list[bytes], flushes: list[bytes]) -> None:
-    """Hand every change to the device, and sort out what comes later."""
-    device = seat.device
+def _stage(seat: Seat, changes: list[bytes], durable: list[bytes], flushes: list[bytes]) -> bool:
+    """Hand every change to the device, and sort out what comes later.
+
+    Whether one was refused.
+    """
+    device, refused = seat.device, False
     if device is None:  # gone since the requests arrived
-        return
+        return refused
     write, discard, reads = device.write, device.discard, seat.reads
     zeros_left = ZERO_BYTES_PER_TURN
     for request in seat.requests:
@@ -161,9 +171,11 @@ def _stage(seat: Seat, changes: list[bytes], durable: list[bytes], flushes: list
             number = e.errno if command == TRIM else errno.ENOSPC
             seat.connection.failed(cookie, number, e.message)
         except (IsochroneError, OSError) as e:
+            refused = True
             fail(seat, cookie, e)
         else:
             (durable if flags & CMD_FUA else changes).append(cookie)
+    return refused
 
 
 def _serve(seat: Seat, budget: int, *, tight: bool) -> int:

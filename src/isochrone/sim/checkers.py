@@ -31,6 +31,10 @@ def image(pool: Pool, name: str) -> list[bytes]:
 def prefix(history: History, pool: Pool) -> int:
     """Checker (a): the newest op the pool can be the state after. Raises `Violation`."""
     mask = (1 << (history.op + 1)) - (1 << history.flushed)
+    relations = {x.id: tuple(x.extents) for x in pool.state.relations.values()}
+    mask &= history.bonds.ops_with(relations, history.op)
+    if not mask:
+        raise Violation(f"(a) no state explains the relations {relations}")
     for name in sorted(history.tracks):
         mask &= _states(history, pool, name)
         if not mask:
@@ -82,13 +86,18 @@ def _untouched_are_zero(history: History, track: Track, name: str, blocks: list[
             raise Violation(f"block {at} of {name} was never written and is not zero")
 
 
-def equals(history: History, op: int, pool: Pool, names: Iterable[str], what: str) -> None:
-    """Whether exports are exactly what they were after an op. Raises `Violation`."""
+def equals(
+    history: History, op: int, pool: Pool, names: Iterable[str], what: str, *, suffix: str = ""
+) -> None:
+    """Whether exports are exactly what they were after an op. Raises `Violation`.
+
+    `suffix` is what the pool had to put behind their names, because they were taken there.
+    """
     for name in names:
         track = history.alive(name, op)
-        if track is None or name not in pool.state.names:
+        if track is None or name + suffix not in pool.state.names:
             raise Violation(f"{what}: {name} is missing at op {op}")
-        blocks = image(pool, name)
+        blocks = image(pool, name + suffix)
         if len(blocks) != history.size(name, op):
             raise Violation(f"{what}: {name} has {len(blocks)} blocks at op {op}")
         _untouched_are_zero(history, track, name, blocks)
@@ -105,21 +114,27 @@ def secondary(history: History, op: int, pool: Pool, group: str, since: int) -> 
     state = pool.state
     members = [state.volumes[id].name for id in state.groups[group].volumes]
     equals(history, op, pool, members, "(b) the secondary is not at its cut")
+    # By the names that they have at the primary: here one may have had to get another.
+    came = {copy.origin or copy.name: copy for copy in state.copies.values() if copy.group == group}
     for name, life in history.copies_at(op).items():
-        copy = state.copies.get(name)
+        copy = came.get(name)
         sources = [source for source in life.members if source in members]
-        if copy is None or copy.group != group:
+        if copy is None:
             if sources and life.born > since:
                 raise Violation(f"(c) copy {name} did not come to the secondary")
             continue
         there = [f"{source}@{name}" for source in sources]
-        if sorted(state.volumes[m].name for _, m in copy.members) != sorted(there):
+        suffix = copy.name.removeprefix(name)
+        if sorted(state.volumes[m].name for _, m in copy.members) != sorted(
+            export + suffix for export in there
+        ):
             raise Violation(f"(c) copy {name} has other members at the secondary")
         if not copy.writable:
-            equals(history, op, pool, there, "(c) a mirrored copy is not its origin")
-    for copy in state.copies.values():
-        if copy.group == group and copy.name not in history.copies_at(op):
-            raise Violation(f"(c) copy {copy.name} does not exist at its origin")
+            what = "(c) a mirrored copy is not its origin"
+            equals(history, op, pool, there, what, suffix=suffix)
+    for name in came:
+        if name not in history.copies_at(op):
+            raise Violation(f"(c) copy {name} does not exist at its origin")
 
 
 def nothing_hidden(pool: Pool) -> None:

@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 WALL_START_NS: Final = 1_800_000_000 * 10**9  # every run begins on the same day in 2027
 WORK_SECONDS: Final = (0.0, 0.002)  # wait for a thread, and again for the loop to hear of it
+WORK_BRIEF: Final = 0.5  # chance that work that may run on the loop does
 WORK_CANCELLED: Final = 0.5  # chance that work nobody waits for any more had not begun yet
 
 
@@ -62,6 +63,7 @@ class SimWork:
 
     def __init__(self, random: Random, life: Life | None = None) -> None:
         self.seconds = WORK_SECONDS
+        self.running = 0  # nobody in here asks
         self._random = random
         self._life = life
 
@@ -70,6 +72,26 @@ class SimWork:
         done: asyncio.Future[T] = loop.create_future()
         loop.call_later(self._random.uniform(*self.seconds), self._begin, work, done)
         return await done
+
+    def start(
+        self,
+        work: Callable[[], None],
+        done: Callable[[BaseException | None], None],
+        *,
+        brief: bool = False,
+    ) -> None:
+        if brief and self._random.random() < WORK_BRIEF:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - whoever waits is told
+                done(error)
+            else:
+                done(None)
+            return
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        ended.add_done_callback(lambda future: done(future.exception()))
+        loop.call_later(self._random.uniform(*self.seconds), self._begin, work, ended)
 
     def _begin(self, work: Callable[[], T], done: asyncio.Future[T]) -> None:
         if self._life is not None and not self._life.alive:

@@ -91,6 +91,8 @@ class Platter:
         self._store_name = str(next(_stores))
         self._store: MemoryStore | None = None  # keeps the database in memory
         self._connections: list[MemoryStore] = []
+        self.backup_name = f"{self._store_name}-backup"
+        self.backup: MemoryStore | None = None  # keeps the copy of the metadata store in memory
 
     # -- crashes
 
@@ -177,6 +179,17 @@ class Platter:
         connection = MemoryStore(self._store_name)
         self._connections.append(connection)
         return connection
+
+    def connect_backup(self) -> MemoryStore:
+        if self.backup is None:
+            self.backup = MemoryStore(self.backup_name)
+        return self.backup
+
+    def forget_store(self) -> None:
+        """The metadata store goes; the next connection makes a new one."""
+        if self._store is not None:
+            self._store.close()
+        self._store_name, self._store = str(next(_stores)), None
 
     def free_bytes(self) -> int:
         if self.capacity is None:
@@ -296,6 +309,9 @@ class SimDisk:
             raise _error(errno.ENOENT)
         return SimFile(self, name, platter.names[name])
 
+    def open_uncached(self, name: str) -> SimFile:
+        return self.open(name)
+
     def remove(self, name: str) -> None:
         platter = self.enter("remove", name)
         if name not in platter.names:
@@ -316,12 +332,31 @@ class SimDisk:
     def metadata(self) -> apsw.Connection:
         return self.enter("metadata").connect()
 
+    def back_up_metadata(self, store: apsw.Connection) -> None:
+        _copy(store, self.enter("back_up_metadata").connect_backup())
+
+    def metadata_backup(self) -> apsw.Connection | None:
+        platter = self.enter("metadata_backup")
+        return MemoryStore(platter.backup_name) if platter.backup is not None else None
+
+    def replace_metadata(self, store: apsw.Connection | None) -> None:
+        self.enter("replace_metadata").forget_store()
+        if store is not None:
+            connection = self.metadata()
+            _copy(store, connection)
+            connection.close()
+
     def free_bytes(self) -> int:
         return self.enter("free_bytes").free_bytes()
 
     def close(self) -> None:
         if self._platter.holder is self:
             self._platter.holder = None
+
+
+def _copy(store: apsw.Connection, copy: apsw.Connection) -> None:
+    with copy.backup("main", store, "main") as work:
+        work.step(-1)
 
 
 def _error(code: int) -> OSError:

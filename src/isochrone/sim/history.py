@@ -8,8 +8,10 @@ these states.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+from isochrone.sim.bonds import TRACK_BLOCKS, Bond, Bonds, Step, cut_out
 from isochrone.types import BLOCK
 
 ZERO = bytes(BLOCK)
@@ -25,6 +27,7 @@ class Track:
     died: int = 0  # op that deleted it, 0: alive
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (op, blocks)
     blocks: dict[int, list[tuple[int, bytes]]] = field(default_factory=dict)  # (op, content)
+    hosts: dict[int, list[int]] = field(default_factory=dict)  # ops in which a host wrote a block
 
 
 @dataclass(slots=True)
@@ -42,6 +45,7 @@ class History:
         self.flushed = 0
         self.tracks: dict[str, list[Track]] = {}
         self.copies: dict[str, list[CopyLife]] = {}
+        self.bonds = Bonds()
         self.times: list[int] = [0]  # wall clock of each op, for the recovery point
         self.names: list[tuple[str, ...]] = [()]  # what each op changed or copied
 
@@ -59,7 +63,9 @@ class History:
 
     def write(self, name: str, block: int, content: bytes, now: int) -> None:
         op = self._next(now, name)
-        self._put(self.tracks[name][-1], block, op, content)
+        track = self.tracks[name][-1]
+        self._put(track, block, op, content)
+        track.hosts.setdefault(block, []).append(op)
 
     def discard(self, name: str, block: int, count: int, now: int) -> None:
         op = self._next(now, name)
@@ -97,6 +103,81 @@ class History:
     def adopt_copy(self, name: str, sources: list[str]) -> None:
         """A copy whose members were created like volumes: it came from another history."""
         self.copies.setdefault(name, []).append(CopyLife(self.op, tuple(sources)))
+
+    # -- relations, and reverting
+
+    def become(self, steps: Sequence[Step], now: int) -> int:
+        """Extents of volumes become those of others, each as it was before; the op."""
+        op = self._next(now, *(target for _, target, _ in steps))
+        found = []
+        for source, target, extents in steps:
+            origin, track = self.tracks[source][-1], self.tracks[target][-1]
+            here, there = self.touched(origin), self.touched(track)
+            for first, at, count in extents:
+                for n in range(count):
+                    if first + n in here or at + n in there:
+                        content = self.content(origin, first + n, op - 1)
+                        found.append((track, at + n, content))
+        for track, block, content in found:
+            self._put(track, block, op, content)
+        return op
+
+    def establish(self, steps: Sequence[Step], numbers: Sequence[int], now: int) -> None:
+        """With numbers, the relations stay on record."""
+        op = self.become(steps, now)
+        for number, (source, target, extents) in zip(numbers, steps, strict=bool(numbers)):
+            self.bonds.put(number, Bond(op, source, target, tuple(extents), op))
+
+    def renew(self, numbers: Sequence[int], now: int, *, reverse: bool) -> None:
+        """Refresh relations, or restore their sources."""
+        there = self.bonds.at(self.op)
+        bonds = [there[number] for number in numbers]
+        op = self.become(
+            [
+                (bond.target, bond.source, [(at, first, n) for first, at, n in bond.extents])
+                if reverse
+                else (bond.source, bond.target, list(bond.extents))
+                for bond in bonds
+            ],
+            now,
+        )
+        for number, bond in zip(numbers, bonds, strict=True):
+            self.bonds.put(number, replace(bond, op=op, since=op))
+
+    def withdraw(self, number: int, low: int, high: int, now: int, *, discard: bool) -> None:
+        """A relation ends, for the blocks of its target from `low` to `high`."""
+        bond = self.bonds.at(self.op)[number]
+        # Without discarding nothing changes that a secondary has: relations stay at their site.
+        op = self._next(now, *([bond.target] if discard else []))
+        inside, outside = cut_out(bond.extents, low, high)
+        track = self.tracks[bond.target][-1]
+        for _, at, count in inside if discard else ():
+            for start in range(at, at + count, TRACK_BLOCKS):
+                blocks = range(start, min(at + count, start + TRACK_BLOCKS))
+                if not any(self._written(track, block, bond.since) for block in blocks):
+                    self._wipe(bond.target, blocks, op)
+        self.bonds.put(number, replace(bond, op=op, extents=tuple(outside)))
+
+    @staticmethod
+    def _written(track: Track, block: int, since: int) -> bool:
+        """Whether what a block holds was written by a host after an op."""
+        hosts = track.hosts.get(block, [0])
+        return max(hosts, default=0) > since and track.blocks[block][-1][0] == hosts[-1]
+
+    def revert(self, name: str, sources: Sequence[str], undo: str, now: int) -> None:
+        """Volumes become what they are in a copy, and are copied just before."""
+        op = self._next(now, *sources)
+        self.copies.setdefault(undo, []).append(CopyLife(op, tuple(sources)))
+        for source in sources:
+            track, then = self.tracks[source][-1], self.tracks[f"{source}@{name}"][-1]
+            size, new_size = self.size(source, op - 1), self.size(f"{source}@{name}", op - 1)
+            kept = Track(op, size, sizes=[(op, size)])
+            self.tracks.setdefault(f"{source}@{undo}", []).append(kept)
+            for block in self.touched(track):
+                self._put(kept, block, op, self.content(track, block, op - 1))
+            for block in self.touched(track) | self.touched(then):
+                self._put(track, block, op, self.content(then, block, op - 1))
+            track.sizes.append((op, new_size))
 
     @staticmethod
     def _put(track: Track, block: int, op: int, content: bytes) -> None:
@@ -162,6 +243,7 @@ class History:
     def cut_off(self, op: int) -> None:
         """Forget what came after an op: it was lost, and allowed to be."""
         self.op = self.flushed = op
+        self.bonds.cut_off(op)
         del self.times[op + 1 :], self.names[op + 1 :]
         for name in list(self.tracks):
             kept = [track for track in self.tracks[name] if track.born <= op]
@@ -172,6 +254,8 @@ class History:
                     track.blocks[block] = [v for v in track.blocks[block] if v[0] <= op]
                     if not track.blocks[block]:
                         del track.blocks[block]
+                for block, ops in track.hosts.items():
+                    track.hosts[block] = [written for written in ops if written <= op]
             self.tracks[name] = kept
         for name, lives in self.copies.items():
             self.copies[name] = [life for life in lives if life.born <= op]

@@ -5,6 +5,7 @@
     disaster  the primary is lost, or only cut off; the secondary is promoted, written to, crashed
     return    the old primary comes back and must give way
     rot       a bit of the new primary's log flips while it is down; it is reported, or harmless
+    decay     blocks of the old primary rot while it is in use; a scrub finds them and no others
 
 Everything random follows from the seed, the options printed with it included.
 """
@@ -15,18 +16,19 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from random import Random
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from isochrone.dr.failover import promote
 from isochrone.errors import Damaged
 from isochrone.mirror import groups
 from isochrone.mirror.service import Mirrors
 from isochrone.mirror.status import PromoteReport
-from isochrone.sim import checkers
+from isochrone.sim import checkers, decay
 from isochrone.sim.checkers import Violation
 from isochrone.sim.fabric import SimFabric
 from isochrone.sim.history import History
 from isochrone.sim.loop import Crashed, VirtualLoop, run
+from isochrone.sim.loss import lose_store
 from isochrone.sim.site import Site
 from isochrone.sim.workload import Mix, Workload
 from isochrone.store import records as r
@@ -37,6 +39,7 @@ from isochrone.store.pool import Limits, Pool
 from isochrone.store.volume import VolumeDevice
 from isochrone.types import BLOCK, KIB
 
+STORE_LOST: Final = 0.1  # of all crashes
 GROUP: Final = "g"
 LINK: Final = "a:7001"
 CONVERGE_SECONDS: Final = 300.0  # virtual; far above any retry delay
@@ -85,6 +88,11 @@ class Options:
                 flush=random.choice((0, 5, 20)),
                 checkpoint=random.choice((0, 2, 8)),
                 clean=random.choice((0, 2, 10)),
+                relate=(related := random.choice((0, 0, 4, 12))),
+                refresh=related // 2,
+                restore=related // 4,
+                withdraw=related // 2,
+                revert=random.choice((0, 0, 2)),
             ),
         )
 
@@ -143,6 +151,15 @@ class Scenario:
                 raise self._broken
 
     async def _run(self) -> None:
+        await self._prepare()
+        for _ in range(self.options.rounds):
+            await self._round()
+        await self._calm()
+        report = await self._disaster()
+        await self._afterlife(report)
+        self.counts["ops"] += self._history.op
+
+    async def _prepare(self) -> None:
         self._loop = cast(VirtualLoop, asyncio.get_running_loop())
         self._say(f"seed {self.seed}: {asdict(self.options)}")
         o = self.options
@@ -159,12 +176,6 @@ class Scenario:
         await self._start(self._b)
         await self._b.site.spawn(self._b.mirrors.add(GROUP, LINK))
         await self._b.site.spawn(self._b.pool.flush())
-        for _ in range(o.rounds):
-            await self._round()
-        await self._calm()
-        report = await self._disaster()
-        await self._afterlife(report)
-        self.counts["ops"] += self._history.op
 
     # -- controllers
 
@@ -200,11 +211,17 @@ class Scenario:
             checkers.secondary(self._history, op, self._b.pool, GROUP, self._since)
             checkers.nothing_hidden(self._b.pool)
 
-    def _crash(self, controller: Controller) -> None:
+    def _crash(self, controller: Controller) -> bool:
+        """Whether the metadata store is lost, too."""
         power = self._random.random() < 0.7
         effect = controller.site.crash(power=power)
         self.counts["crashes"] += 1
         self._say(f"{controller.site.name} {'loses power' if power else 'is killed'}: {effect}")
+        store_lost = self._random.random() < STORE_LOST
+        if store_lost:
+            source = lose_store(controller.site.platter, controller.site.disk)
+            self._say(f"{controller.site.name} loses its metadata store too; rebuilt: {source}")
+        return store_lost
 
     async def _restart(self, controller: Controller, history: History) -> None:
         """Open the pool again and check what it shows."""
@@ -278,7 +295,7 @@ class Scenario:
         self._fabric.heal_all()
         await asyncio.sleep(self._random.choice((0.0, 0.1, 2.0)))
 
-    async def _ended(self, work: asyncio.Future[None]) -> None:
+    async def _ended(self, work: asyncio.Future[Any]) -> None:
         try:
             await work
         except Crashed:
@@ -343,6 +360,8 @@ class Scenario:
         await self._ended(self._work(self._b, new, 5))
         checkers.equals(new, new.op, self._b.pool, self._mirrored, "after the return")
         await self._rot(new)
+        if self._random.random() < 0.5:
+            await self._decay()
 
     async def _rot(self, history: History) -> None:
         """Flip a bit of what was durable, except in the last batch.
@@ -370,6 +389,29 @@ class Scenario:
             checkers.prefix(history, self._b.pool)
         except Damaged as e:
             self._say(f"it is reported: {e}")
+
+    async def _decay(self) -> None:
+        """The old primary rots while it is in use, and is scrubbed; nobody needs it any more."""
+        random = Random(f"{self.seed}/decay")
+        pool = self._a.pool
+        await self._a.site.spawn(decay.prepare(pool, random))
+        rotten = decay.rot(pool, self._a.site.platter, random)
+        bad = decay.wrong(pool)
+        work = self._a.site.spawn(decay.scrub_among_writers(pool, random))
+        if random.random() < 0.4:
+            await asyncio.sleep(random.choice((0.001, 0.02, 0.1)))
+            if not work.done():
+                store_lost = self._crash(self._a)
+                await self._ended(work)
+                await self._start(self._a)
+                bad = decay.wrong(self._a.pool)
+                if not store_lost:  # with it goes the note of what is durable
+                    decay.no_worse(rotten, bad)
+                work = self._a.site.spawn(decay.scrub_among_writers(self._a.pool, random))
+        worker = await work
+        progress = worker.progress
+        self._say(f"scrub: {len(rotten)} rot, {progress.damaged} ranges found")
+        decay.judge(self._a.pool, rotten, bad, worker)
 
     def _flip(self, name: str, end: int) -> bool:
         """Flip a bit before a place of a file, mostly one that says what follows it."""

@@ -1,4 +1,4 @@
-"""Numbered dependent writes over several volumes, with copies, discards, resizes and flushes.
+"""Numbered dependent writes over several volumes, with copies, relations, resizes and flushes.
 
 Each change is issued after the one before it was acknowledged, or together with others in one turn
 of the loop; the order of issue is the order of ops in the history.
@@ -7,12 +7,14 @@ of the loop; the order of issue is the order of ops in the history.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from isochrone.errors import Conflict
 from isochrone.sim.checkers import image
 from isochrone.sim.history import History
+from isochrone.sim.relating import Relating
 from isochrone.store import copies, volumes
 from isochrone.store.cleaner import Cleaner
 from isochrone.store.pool import Pool
@@ -36,6 +38,11 @@ class Mix:
     checkpoint: int = 2
     clean: int = 2
     pause: int = 30
+    relate: int = 0
+    refresh: int = 0
+    restore: int = 0
+    withdraw: int = 0
+    revert: int = 0
 
 
 PAUSES = (0.002, 0.1, 0.1)  # seconds
@@ -54,6 +61,7 @@ class Workload:
         self._mix = mix
         self._names = list(names)
         self._now = pool.world.clock.wall_ns
+        self._relating = Relating(pool, history, random, names, COPIES_MAX)
         self._flushes: list[asyncio.Task[None]] = []  # begun, and not waited for yet
 
     async def run(self, changes: int) -> None:
@@ -158,8 +166,8 @@ class Workload:
     async def _delete_copy(self) -> None:
         if self._pool.state.copies:
             name = self._random.choice(sorted(self._pool.state.copies))
-            self._history.delete_copy(name, self._now())
-            copies.delete(self._pool, name)
+            if _allowed(lambda: copies.delete(self._pool, name)):
+                self._history.delete_copy(name, self._now())
 
     async def _resize(self) -> None:
         name = self._random.choice([n for n in self._names if n in self._pool.state.names])
@@ -167,8 +175,24 @@ class Workload:
             return
         blocks = self._random.choice((256, 257, 300, 400))
         if blocks * BLOCK != self._pool.state.volumes[self._pool.state.names[name]].size:
-            self._history.resize(name, blocks, self._now())
-            volumes.resize(self._pool, name, blocks * BLOCK, shrink=True)
+            size = blocks * BLOCK
+            if _allowed(lambda: volumes.resize(self._pool, name, size, shrink=True)):
+                self._history.resize(name, blocks, self._now())
+
+    async def _relate(self) -> None:
+        self._relating.establish()
+
+    async def _refresh(self) -> None:
+        self._relating.refresh()
+
+    async def _restore(self) -> None:
+        self._relating.restore()
+
+    async def _withdraw(self) -> None:
+        self._relating.withdraw()
+
+    async def _revert(self) -> None:
+        self._relating.revert()
 
     async def _flush(self) -> None:
         """As a client of its own: others may write while it waits."""
@@ -178,7 +202,7 @@ class Workload:
             await flush
 
     async def _flushed(self, op: int) -> None:
-        await self._pool.flush()
+        await self._pool.flush(alone=self._random.random() < 0.5)
         self._history.flushed = max(self._history.flushed, op)
 
     async def _checkpoint(self) -> None:
@@ -193,3 +217,12 @@ class Workload:
     async def _pause(self) -> None:
         """Mostly longer than a sync takes; now and then changes come in the middle of one."""
         await self._pool.world.clock.sleep(self._random.uniform(0, self._random.choice(PAUSES)))
+
+
+def _allowed(command: Callable[[], object]) -> bool:
+    """Whether a command was carried out; a relation may forbid it."""
+    try:
+        command()
+    except Conflict:
+        return False
+    return True

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from isochrone.errors import Damaged
+from isochrone.store.overlaps import contradiction
 from isochrone.store.pool import Pool
-from isochrone.store.tracks import LEAF_BLOCKS, blocks_of
+from isochrone.store.tracks import CHUNK_LEAVES, LEAF_BLOCKS, blocks_of
 from isochrone.types import BLOCK
 
 
@@ -18,7 +19,7 @@ def check_pool(pool: Pool) -> int:
     Also that nothing is mapped beyond the end of a volume, and that names, copies and groups refer
     to volumes that exist. Raises `Damaged` at the first finding.
     """
-    _check_catalogue(pool)
+    check_catalogue(pool)
     state = pool.state
     seen: dict[int, int] = {}
     for id, volume in state.volumes.items():
@@ -48,21 +49,39 @@ class Finding:
     exports: list[str]  # that share the blocks
     offset: int  # bytes, in each of them
     bytes: int
+    segment: int = 0  # that holds the blocks now; 0: it is not a matter of one
 
 
 def findings(pool: Pool) -> Iterator[Finding]:
-    """Every damaged range of every volume and copy; leaves that copies share are read once.
+    """Every damaged range of every volume and copy; nodes that copies share are read once.
 
-    Raises `Damaged` if the catalogue contradicts itself: then no range can be named.
+    A node that is damaged costs all it covers, and its neighbours nothing. Raises `Damaged` if the
+    catalogue contradicts itself: then no range can be named.
     """
-    _check_catalogue(pool)
+    check_catalogue(pool)
     state, forest = pool.state, pool.state.forest
-    owners: dict[tuple[int, int], list[str]] = {}
-    for id, volume in sorted(state.volumes.items()):
-        for index, leaf in forest.leaf_ids(state.tables[id]):
-            owners.setdefault((index, leaf), []).append(volume.name)
-    for (index, leaf), exports in owners.items():
-        words = forest.node(leaf).words
+    chunks: dict[tuple[int, int], list[int]] = {}
+    leaves: dict[tuple[int, int], list[int]] = {}
+    for id in sorted(state.volumes):
+        for at, chunk in enumerate(state.tables[id].root):
+            if chunk:
+                chunks.setdefault((at, chunk), []).append(id)
+    for (at, chunk), owners in chunks.items():
+        try:
+            words = forest.node(chunk).words
+        except Damaged as e:
+            yield _unmapped(pool, e, owners, at * CHUNK_LEAVES * LEAF_BLOCKS, CHUNK_LEAVES)
+            continue
+        for low, leaf in enumerate(words):
+            if leaf:
+                leaves.setdefault((at * CHUNK_LEAVES + low, leaf), []).extend(owners)
+    for (index, leaf), owners in leaves.items():
+        try:
+            words = forest.node(leaf).words
+        except Damaged as e:
+            yield _unmapped(pool, e, owners, index * LEAF_BLOCKS, 1)
+            continue
+        exports = [state.volumes[id].name for id in sorted(owners)]
         for at in range(LEAF_BLOCKS):
             if not words[at]:
                 continue
@@ -72,7 +91,20 @@ def findings(pool: Pool) -> Iterator[Finding]:
                 yield Finding(str(e), exports, (index * LEAF_BLOCKS + at) * BLOCK, BLOCK)
 
 
-def _check_catalogue(pool: Pool) -> None:
+def _unmapped(pool: Pool, cause: Damaged, owners: list[int], block: int, leaves: int) -> Finding:
+    """What cannot be found any more because a node is damaged."""
+    volumes = [pool.state.volumes[id] for id in sorted(owners)]
+    end = min(max(v.size for v in volumes), (block + leaves * LEAF_BLOCKS) * BLOCK)
+    return Finding(
+        f"{cause.message} ({cause.hint})",
+        [v.name for v in volumes],
+        block * BLOCK,
+        end - block * BLOCK,
+    )
+
+
+def check_catalogue(pool: Pool) -> None:
+    """Raises `Damaged` if names, tables, copies and groups do not fit together."""
     state = pool.state
     if set(state.tables) != set(state.volumes):
         raise Damaged("tables and volumes do not match")
@@ -85,8 +117,13 @@ def _check_catalogue(pool: Pool) -> None:
             volume = state.volumes.get(member)
             if volume is None or volume.copy != copy.name:
                 raise Damaged(f"{volume.name if volume else member} is not a member of {copy.name}")
+    if complaint := contradiction(state):
+        raise Damaged(complaint)
     for group in state.groups.values():
         for id in group.volumes:
             volume = state.volumes.get(id)
             if volume is None or volume.group != group.name:
                 raise Damaged(f"{volume.name if volume else id} is not in group {group.name}")
+        for image in group.images:
+            if image.image and image.image not in state.volumes:
+                raise Damaged(f"group {group.name} waits for an image that does not exist")

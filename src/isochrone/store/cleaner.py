@@ -2,7 +2,8 @@
 
 A round: checkpoint, mark in a thread, delete what is dead, move living blocks out of the segments
 where that pays most. Moved blocks are appended to the log like any write; their new place is noted
-in the forwarding table, and only when that is durable the emptied segment is deleted.
+in the forwarding table, and only when that is durable, and noted to be so, the emptied segment is
+deleted.
 """
 
 from __future__ import annotations
@@ -17,19 +18,25 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from isochrone.errors import Damaged, IsochroneError, Unavailable
+from isochrone.errors import Damaged, IsochroneError, NoSpace, Unavailable
 from isochrone.store.checkpoint import Frozen
-from isochrone.store.format import MOVE, SLOT_BITS, WRITE, Batch
+from isochrone.store.format import MOVE, SLOT_BITS, WRITE, Batch, pointer
+from isochrone.store.kept import Kept
 from isochrone.store.log import scan_segment
 from isochrone.store.mark import Bits, Marks, mark
 from isochrone.store.pool import Pool
-from isochrone.types import BLOCK
+from isochrone.store.sacrifice import Sacrifices
+from isochrone.types import BLOCK, MIB
 
 GARBAGE_SHARE: Final = 0.5  # of what lives: a log a third empty is cleaned at little cost
 LIVE_SHARE_MAX: Final = 0.95  # emptying a fuller segment gains next to nothing
 MOVE_BLOCKS_MAX: Final = 128  # moved between two breaths: 512 KiB, under a millisecond
-IDLE_ROUNDS: Final = 5  # without an append: then spare segments are given back
-ROUND_SECONDS: Final = 2.0  # between looks at whether a round is due
+ROUND_SECONDS: Final = 0.5  # between looks at whether a round is due; a fast writer fills 1 GiB
+BUSY_BYTES: Final = 16 * MIB  # appended between two looks: somebody writes in earnest
+BUSY_ROUNDS: Final = 10  # 5 s: so long after that it counts as one burst
+BREATH_SECONDS: Final = 0.001  # between moves while somebody writes: most of the loop is theirs
+REST: Final = 9  # times as long as a round took, before one for deletions alone: 1/10 of a thread
+IDLE_ROUNDS: Final = 600  # 5 min without an append: then spare segments are given back
 
 log = structlog.get_logger()
 
@@ -88,39 +95,63 @@ class Cleaner:
         self._pool = pool
         self._seen = -1  # bytes appended when the last round began
         self._deletions_seen = -1
-        self._idle_rounds = 0
-        self._appended_before = 0
+        self._appended_before = pool.log.bytes_appended
+        self._idle_rounds = 0  # looks since somebody wrote
+        self._calm_rounds = BUSY_ROUNDS  # looks since somebody wrote much
+        self._lenient = False  # the last round left more than it would have left in calm times
+        self._rested_at = 0.0  # monotonic
+        self._sacrifices = Sacrifices(pool)
         self._turn = asyncio.Lock()
         self._stopping = False
+        self._task: asyncio.Task[object] | None = None  # the round, or the note, that goes on
         self.last = Report()
 
     async def run(self) -> None:
         while True:
-            await self._pool.world.clock.sleep(ROUND_SECONDS)
-            self._trim_when_idle()
-            if self._pool.failed or not self.due:
+            # While writers wait for room, one round follows the other.
+            waited_for = self._pool.space.short and self.last.freed_segments > 0
+            pause = BREATH_SECONDS if waited_for else ROUND_SECONDS
+            await self._pool.world.clock.sleep(pause)
+            try:
+                self._look()
+                due = self.due
+            except OSError as e:  # the disk did not say how much is free; it is asked again
+                log.warning("free space is not known", reason=str(e))
+                continue
+            if self._pool.failed:
                 continue
             # A task of its own: cancelling this loop must not tear a transaction.
-            task = asyncio.get_running_loop().create_task(self.round())
+            work = self.round() if due else self._pool.note_durable()
+            self._task = asyncio.get_running_loop().create_task(work)
             try:
-                await asyncio.shield(task)
+                await asyncio.shield(self._task)
             except IsochroneError as e:
                 log.error("free-space collection stopped short", reason=e.message)
 
-    def _trim_when_idle(self) -> None:
+    def _look(self) -> None:
+        """See how much is written, and give spares back when nobody writes or space is short."""
+        self._pool.space.look()
+        self._sacrifices.look()
         log = self._pool.log
-        idle = log.bytes_appended == self._appended_before
-        self._idle_rounds = self._idle_rounds + 1 if idle else 0
+        appended = log.bytes_appended - self._appended_before
         self._appended_before = log.bytes_appended
-        if self._idle_rounds >= IDLE_ROUNDS and not self._pool.failed:
-            with suppress(OSError):  # it is tried again
-                log.spares.trim()
+        self._idle_rounds = 0 if appended else self._idle_rounds + 1
+        self._calm_rounds = 0 if appended >= BUSY_BYTES else self._calm_rounds + 1
+        if (self._idle_rounds >= IDLE_ROUNDS or log.pressed) and not self._pool.failed:
+            log.spares.trim()
+
+    @property
+    def _busy(self) -> bool:
+        """In a burst of writes: what would be moved now may be dead before it is over."""
+        return self._calm_rounds < BUSY_ROUNDS and not self._pool.space.short
 
     async def stop(self) -> None:
-        """Let a running round come to a quick end, and start no other."""
+        """Let a running round come to a quick end, or a note be written, and start no other."""
         self._stopping = True
         async with self._turn:
             pass
+        if self._task is not None:
+            await asyncio.wait({self._task})
 
     @property
     def due(self) -> bool:
@@ -130,27 +161,42 @@ class Cleaner:
         enough = max(pool.limits.garbage_bytes, int(self.last.live_bytes * GARBAGE_SHARE))
         return (
             appended >= enough
-            or pool.state.deletions != self._deletions_seen
-            or (pool.log.pressed and appended > 0)
+            or (self._lenient and not self._busy)
+            or (pool.state.deletions != self._deletions_seen and self._rested)
+            or (pool.space.short and appended > 0)
         )
+
+    @property
+    def _rested(self) -> bool:
+        """Ten thousand copies take seconds to mark, and one may be deleted each second."""
+        return self._pool.space.short or self._pool.world.clock.monotonic() >= self._rested_at
 
     async def round(self) -> Report:
         """Collect once. Raises `Damaged` for a block that cannot be moved, and pool errors."""
         async with self._turn:
+            clock = self._pool.world.clock
+            began = clock.monotonic()
             try:
                 return await self._round()
             except OSError as e:
                 raise Unavailable(f"the disk under the pool does not work: {e.strerror}") from e
+            finally:
+                now = clock.monotonic()
+                self._rested_at = now + REST * (now - began)
 
     async def _round(self) -> Report:
         pool = self._pool
         self._seen, self._deletions_seen = pool.log.bytes_appended, pool.state.deletions
-        frozen, marks = await pool.checkpoint_then(self._mark)
+        mapped = pool.state.forest.newly_mapped
+        passing, kept = pool.state.passing(), Kept(pool.log.segment_slots)
+        frozen, marks = await pool.checkpoint_then(lambda f: self._mark(f, passing, kept))
         self._resolve(marks)
         report = self.last = Report(live_bytes=marks.total * BLOCK)
         candidates = self._candidates(frozen, marks)
         for dead in [c for c in candidates if not c.live]:
             self._free(dead.number, report)
+        until = pointer(frozen.position.segment, frozen.position.slot)
+        pool.space.marked(report.live_bytes, mapped, kept, until)
         for victim in choose(
             [c for c in candidates if c.live], pool.log.segment_slots, self._wanted(marks)
         ):
@@ -165,8 +211,14 @@ class Cleaner:
             )
         return report
 
-    def _mark(self, frozen: Frozen) -> Marks:
-        return mark(frozen.roots, self._pool.marked_nodes, self._pool.log.segment_slots)
+    def _mark(self, frozen: Frozen, passing: set[int], kept: Kept) -> Marks:
+        """Mark what lives; of it, what more than one table keeps. Pinned images do not."""
+        keeping: list[bytes] = []
+        others = frozen.roots[len(frozen.volumes) :]
+        for id, root in zip(frozen.volumes, frozen.roots, strict=False):
+            (others if id in passing else keeping).append(root)
+        pool = self._pool
+        return mark(keeping, pool.marked_nodes, pool.log.segment_slots, kept, others)
 
     def _resolve(self, marks: Marks) -> None:
         """From births to places: a moved block lives where it is now, not where it was born."""
@@ -188,10 +240,11 @@ class Cleaner:
         first_lsns = pool.log.first_lsns
         numbers = sorted(first_lsns)
         pinned = pool.pinned_lsn()
+        replayed = pool.replayed_from(frozen.position.segment)
         found = []
         for number, following in pairwise(numbers):
             ended = first_lsns[following] - 1  # the newest record it can hold
-            if number < frozen.position.segment and ended <= pinned:
+            if number < replayed and ended <= pinned:
                 found.append(Candidate(number, marks.count(number), pool.log.lsn - ended))
         return found
 
@@ -199,11 +252,13 @@ class Cleaner:
         """Blocks to gain by moving."""
         pool = self._pool
         live = marks.total * BLOCK
-        garbage = pool.log.bytes_on_disk - live
+        unmarked = pool.log.bytes_appended - self._seen  # since the checkpoint; most of it lives
+        garbage = pool.log.bytes_on_disk - live - unmarked
         allowed = max(pool.limits.garbage_bytes, int(live * GARBAGE_SHARE))
-        if pool.log.pressed:
-            allowed = min(allowed, pool.log.garbage_allowed)
-        return max(0, garbage - allowed) // BLOCK
+        self._lenient = self._busy and garbage > allowed
+        if self._lenient:
+            allowed += pool.limits.burst_bytes
+        return max(0, garbage - allowed, pool.space.wanted) // BLOCK
 
     def _free(self, number: int, report: Report) -> None:
         self._pool.log.remove(number)
@@ -222,7 +277,7 @@ class Cleaner:
             blocks = sum(len(sums) for _, _, sums in moves)
             found += blocks
             report.moved_bytes += blocks * BLOCK
-            await pool.world.clock.sleep(0)
+            await pool.world.clock.sleep(BREATH_SECONDS if self._busy else 0)
             if self._stopping:
                 return  # what was moved is moved; the rest is alive where it is
         if found != int(bits.sum()):
@@ -231,6 +286,9 @@ class Cleaner:
                 hint="run: isochrone check DIR",
             )
         await pool.flush()
+        # Else a block among these that rots makes their batch, the newest, pass for a torn end.
+        with suppress(NoSpace):  # there soon is some
+            await pool.note_durable(at_once=True)
         self._free(number, report)
 
 

@@ -6,22 +6,35 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from isochrone.errors import Conflict, InvalidInput, NotFound
+from isochrone.store import holds
 from isochrone.store import records as r
+from isochrone.store.attachments import hosts_of
+from isochrone.store.catalogue import Consistency, Copy
 from isochrone.store.names import check_name
+from isochrone.store.overlaps import check_unrelated
 from isochrone.store.pool import Pool
-from isochrone.store.state import Copy
-from isochrone.store.volumes import find, in_use
+from isochrone.store.volumes import find
 
 MEMBERS_MAX = 4096  # volumes in one copy: keeps its record under 64 KiB
 
 
-def take(pool: Pool, volumes: Sequence[str], *, name: str = "", writable: bool = False) -> Copy:
+def take(
+    pool: Pool,
+    volumes: Sequence[str],
+    *,
+    name: str = "",
+    writable: bool = False,
+    schedule: str = "",
+    rules: Sequence[str] = (),
+    expendable: bool = False,
+) -> Copy:
     """Copy volumes as they are at this instant; flush before telling anybody that it is done.
 
-    The sources may be volumes, snapshots and clones. All or nothing.
+    An `expendable` one is given up when space runs short. The sources may be volumes, snapshots
+    and clones. All or nothing.
     """
     stamp = pool.world.clock.wall_ns()
-    name = check_name("copy", name) if name else _free_name(pool, stamp)
+    name = check_name("copy", name) if name else _free_name(pool, schedule, stamp)
     if name in pool.state.copies:
         raise Conflict(f"there is a copy {name!r} already")
     if not volumes:
@@ -41,13 +54,17 @@ def take(pool: Pool, volumes: Sequence[str], *, name: str = "", writable: bool =
             writable=writable,
             stamp=stamp,
             members=tuple(zip((source.id for source in sources), ids, strict=True)),
+            schedule=schedule,
+            rules=tuple(rules),
+            expendable=expendable,
         )
     )
     return pool.state.copies[name]
 
 
-def _free_name(pool: Pool, stamp: int) -> str:
-    base = name = datetime.fromtimestamp(stamp // 10**9, UTC).strftime("%Y%m%dT%H%M%SZ")
+def _free_name(pool: Pool, schedule: str, stamp: int) -> str:
+    time = datetime.fromtimestamp(stamp // 10**9, UTC).strftime("%Y%m%dT%H%M%SZ")
+    base = name = f"{schedule}-{time}" if schedule else time
     n = 1
     while name in pool.state.copies:
         n += 1
@@ -62,9 +79,62 @@ def find_copy(pool: Pool, name: str) -> Copy:
         raise NotFound(f"there is no copy {name!r}", hint="see: isochrone copy list") from None
 
 
-def delete(pool: Pool, name: str) -> None:
+def classify(pool: Pool, name: str, consistency: Consistency) -> Copy:
+    """Say what held still while a copy was taken; it was thought to be less until now."""
     copy = find_copy(pool, name)
-    for _, member in copy.members:
-        if pool.attached.get(member):
-            raise in_use(pool, pool.state.volumes[member])
+    if copy.group:
+        raise Conflict(
+            f"the copy {name!r} came with the mirror of group {copy.group!r}",
+            hint="what it is, is said where it was taken",
+        )
+    if copy.consistency != consistency:
+        pool.record(r.CopyClassified(name=name, consistency=consistency))
+    return copy
+
+
+def delete(pool: Pool, name: str) -> None:
+    """Every deletion that somebody asked for here goes through this."""
+    copy = find_copy(pool, name)
+    check_deletable(pool, copy)
     pool.record(r.CopyDeleted(name=name))
+
+
+def check_deletable(pool: Pool, copy: Copy) -> None:
+    """Raises `Held` or `Conflict`."""
+    holds.check(pool, copy)
+    for _, member in copy.members:
+        volume = pool.state.volumes[member]
+        if who := pool.attached.of(member):
+            raise Conflict(
+                f"{volume.name!r} is in use by {hosts_of(who)}",
+                hint="disconnect its clients first; who is gone for good:"
+                f" isochrone volume detach {volume.name} --host '{who[0].host}'",
+            )
+        check_unrelated(pool.state, volume, "deleted")
+
+
+def why_not_deletable(pool: Pool, copy: Copy) -> str:
+    """Why `delete` would refuse; empty: it would not."""
+    try:
+        check_deletable(pool, copy)
+    except Conflict as e:
+        return e.message
+    return ""
+
+
+def why_not_expendable(pool: Pool, copy: Copy) -> str:
+    """Why `give_up` would refuse; empty: it would not."""
+    try:
+        holds.check(pool, copy)
+        for _, member in copy.members:
+            check_unrelated(pool.state, pool.state.volumes[member], "deleted")
+    except Conflict as e:
+        return e.message
+    return ""
+
+
+def give_up(pool: Pool, copy: Copy) -> None:
+    """Delete an expendable copy, also under who reads it."""
+    assert copy.expendable
+    assert not why_not_expendable(pool, copy)
+    pool.record(r.CopyDeleted(name=copy.name))

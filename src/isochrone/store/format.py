@@ -11,9 +11,10 @@ Segment file `segment-<16 hex digits of its number>`, slot 0:
         16   16  pool identity
         32    8  segment number
         40    8  lsn of the first record this segment may hold
-        48    8  wall clock when it was made, ns since 1970 (a label)
-        56    8  xxh3-64 of bytes 0..55
-        64       zero up to 4096
+        48    8  checksum of the last batch before this segment; 0 if it is the first of the pool
+        56    8  wall clock when it was made, ns since 1970 (a label)
+        64    8  xxh3-64 of bytes 0..63
+        72       zero up to 4096
 
 A file `spare-<16 hex digits>` is a segment to be: all its slots are written (with zeros, or with a
 segment that was emptied), so that what is appended needs no new room from the file system. It gets
@@ -34,9 +35,10 @@ Then batches, each starting on a slot boundary:
         44    4  payload blocks
         48    8  lsn of the first record; the others follow without gaps
         56    8  durable lsn: newest record known to survive a power cut when this was written
-        64    8  wall clock, ns since 1970 (a label)
-        72    8  xxh3-64 of the meta bytes with this field zero
-        80       descriptors, 24 bytes a record
+        64    8  checksum of what is before it: the last batch, or the header of this segment
+        72    8  wall clock, ns since 1970 (a label)
+        80    8  xxh3-64 of the meta bytes with this field zero
+        88       descriptors, 24 bytes a record
                  xxh3-64 of each payload block, 8 bytes each, in order
                  bodies of the body records, in order
                  zero up to the next slot
@@ -52,8 +54,11 @@ Descriptor:
         20    4  bytes of the body (otherwise 0)
 
 A record is valid if its batch's meta verifies and each payload block has the checksum given there.
-The valid log ends at the first batch that does not verify. That is damage, and not the end, if any
-later batch or the checkpoint claims a durable lsn at or beyond the place.
+Headers of segments and batches are a chain: each names the checksum of the one before. Bytes of an
+append that failed, of a life that ended earlier, or of a file's former use may verify at their
+place; nothing later continues them.
+The valid log ends at the first batch that does not verify or does not continue the chain. That is
+damage, and not the end, if any later batch or the checkpoint claims a durable lsn at or beyond it.
 """
 
 from __future__ import annotations
@@ -78,9 +83,9 @@ META_BYTES_MAX: Final = 4 * MIB  # above any real batch; stops a damaged length 
 SLOT_BITS: Final = 24
 SLOT_MASK: Final = (1 << SLOT_BITS) - 1
 
-SEGMENT_HEADER: Final = Struct("<8sH6x16sQQQ")
+SEGMENT_HEADER: Final = Struct("<8sH6x16sQQQQ")
 SUM: Final = Struct("<Q")
-HEADER: Final = Struct("<4sHH16sQIIIIQQQQ")
+HEADER: Final = Struct("<4sHH16sQIIIIQQQQQ")
 DESCRIPTOR: Final = Struct("<B3xIQII")
 DESCRIPTOR_DTYPE: Final = np.dtype(
     {
@@ -90,9 +95,23 @@ DESCRIPTOR_DTYPE: Final = np.dtype(
         "itemsize": 24,
     }
 )
-SUM_AT: Final = 72
-assert SEGMENT_HEADER.size == 56
-assert HEADER.size == 80 and SUM_AT == HEADER.size - 8
+HEADER_DTYPE: Final = np.dtype(
+    {
+        "names": [
+            *("magic", "version", "flags", "pool", "segment", "slot", "meta_bytes", "records"),
+            *("payload_blocks", "first_lsn", "durable_lsn", "previous", "stamp", "sum"),
+        ],
+        "formats": [
+            *("S4", "<u2", "<u2", "S16", "<u8", "<u4", "<u4", "<u4"),
+            *("<u4", "<u8", "<u8", "<u8", "<u8", "<u8"),
+        ],
+    }
+)  # HEADER, for many of them at once
+LENGTHS: Final = Struct("<4s32xI4xI")  # the magic, meta bytes and payload blocks of a header
+SUM_AT: Final = 80
+SEGMENT_SUM_AT: Final = 64
+assert SEGMENT_HEADER.size == SEGMENT_SUM_AT
+assert HEADER.size == 88 == HEADER_DTYPE.itemsize and SUM_AT == HEADER.size - 8
 assert DESCRIPTOR.size == 24 == DESCRIPTOR_DTYPE.itemsize
 assert array("Q").itemsize == 8
 
@@ -126,8 +145,10 @@ def spare_name(number: int) -> str:
     return f"spare-{number:016x}"
 
 
-def encode_segment_header(pool: bytes, number: int, first_lsn: int, stamp: int) -> bytes:
-    head = SEGMENT_HEADER.pack(SEGMENT_MAGIC, VERSION, pool, number, first_lsn, stamp)
+def encode_segment_header(
+    pool: bytes, number: int, first_lsn: int, previous: int, stamp: int
+) -> bytes:
+    head = SEGMENT_HEADER.pack(SEGMENT_MAGIC, VERSION, pool, number, first_lsn, previous, stamp)
     return (head + SUM.pack(checksum(head))).ljust(BLOCK, b"\0")
 
 
@@ -136,17 +157,30 @@ class SegmentHeader(NamedTuple):
     pool: bytes
     number: int
     first_lsn: int
+    previous: int
     stamp: int
+    sum: int
 
 
 def decode_segment_header(data: bytes) -> SegmentHeader | None:
     """None if the bytes are not an intact segment header (of any version)."""
-    if len(data) < 64 or data[:8] != SEGMENT_MAGIC:
+    if len(data) < SEGMENT_SUM_AT + SUM.size or data[:8] != SEGMENT_MAGIC:
         return None
-    if checksum(data[:56]) != SUM.unpack_from(data, 56)[0]:
+    sum = segment_sum(data)
+    if checksum(data[:SEGMENT_SUM_AT]) != sum:
         return None
-    _, version, pool, number, first_lsn, stamp = SEGMENT_HEADER.unpack_from(data)
-    return SegmentHeader(version, pool, number, first_lsn, stamp)
+    _, version, pool, number, first_lsn, previous, stamp = SEGMENT_HEADER.unpack_from(data)
+    return SegmentHeader(version, pool, number, first_lsn, previous, stamp, sum)
+
+
+def segment_sum(header: bytes) -> int:
+    """What the first batch of a segment names as the one before it."""
+    return int(SUM.unpack_from(header, SEGMENT_SUM_AT)[0])
+
+
+def meta_sum(meta: bytes) -> int:
+    """What the batch after this one names as the one before it."""
+    return int(SUM.unpack_from(meta, SUM_AT)[0])
 
 
 class Header(NamedTuple):
@@ -163,6 +197,7 @@ class Header(NamedTuple):
     payload_blocks: int
     first_lsn: int
     durable_lsn: int
+    previous: int
     stamp: int
     sum: int
 
@@ -244,6 +279,7 @@ def encode_meta(
     slot: int,
     first_lsn: int,
     durable_lsn: int,
+    previous: int,
     stamp: int,
     descriptors: list[bytes],
     sums: array[int],
@@ -253,7 +289,7 @@ def encode_meta(
     size = HEADER.size + DESCRIPTOR.size * len(descriptors) + 8 * len(sums) + len(bodies)
     head = HEADER.pack(
         BATCH_MAGIC, VERSION, 0, pool, segment, slot, size, len(descriptors), len(sums),
-        first_lsn, durable_lsn, stamp, 0,
+        first_lsn, durable_lsn, previous, stamp, 0,
     )  # fmt: skip
     meta = bytearray(b"".join((head, *descriptors, sums.tobytes(), bodies)))
     assert len(meta) == size

@@ -10,12 +10,32 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isochrone.store.format import SLOT_BITS, SLOT_MASK
+
+LONG: Final = 32  # blocks; from here on a glance by numpy is cheaper than to walk through them
+
+
+def neighbours(places: array[int]) -> Sequence[tuple[int, int]]:
+    """(place, count) of blocks that lie one after the other, or, at place 0, are holes together."""
+    first = places[0]
+    if len(places) >= LONG and (np.diff(np.frombuffer(places, np.uint64)) == 1).all():
+        return ((first, len(places)),)  # the common case of data that was written in one go
+    found: list[tuple[int, int]] = []
+    count = 0
+    for place in places:
+        if place == (first + count if first else 0):
+            count += 1
+        else:
+            found.append((first, count))
+            first, count = place, 1
+    found.append((first, count))
+    return found
 
 
 class Moves:
@@ -52,20 +72,22 @@ class Forwarding:
             return moves.places[at]
         return pointer
 
-    def runs(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+    def runs(self, first: int, count: int) -> Sequence[tuple[int, int]]:
         """Blocks born one after the other, as (place, count) of what still lies together."""
-        if first >> SLOT_BITS not in self._moves:
-            yield first, count
-            return
-        start, n = self.place(first), 1
-        for pointer in range(first + 1, first + count):
-            here = self.place(pointer)
-            if here == start + n:
-                n += 1
-            else:
-                yield start, n
-                start, n = here, 1
-        yield start, n
+        if count == 1:
+            return ((self.place(first), 1),)
+        moves = self._moves.get(first >> SLOT_BITS)
+        if moves is None:
+            return ((first, count),)
+        slot = first & SLOT_MASK
+        at = bisect_left(moves.slots, slot)
+        end = bisect_left(moves.slots, slot + count, at)
+        if at == end:
+            return ((first, count),)
+        places = array("Q", range(first, first + count))
+        for moved, place in zip(moves.slots[at:end], moves.places[at:end], strict=True):
+            places[moved - slot] = place
+        return neighbours(places)
 
     def move(self, birth: int, count: int, place: int) -> None:
         """Note that blocks born from `birth` on now lie from `place` on."""

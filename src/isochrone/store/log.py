@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from isochrone.errors import Damaged
+from isochrone.store.ahead import AHEAD_SLOTS, Ahead
 from isochrone.store.format import (
     HEADER,
     SEGMENT_BYTES,
@@ -27,9 +29,11 @@ from isochrone.store.format import (
     decode_segment_header,
     encode_meta,
     encode_segment_header,
+    meta_sum,
     meta_verifies,
     segment_name,
     segment_number,
+    segment_sum,
     slots,
 )
 from isochrone.store.forward import Forwarding
@@ -41,6 +45,7 @@ from isochrone.world.disk import Disk, File
 OPEN_SEGMENTS_MAX: Final = (
     512  # file descriptors held for reading; half of the usual limit of 1,024
 )
+ZEROS: Final = memoryview(bytes(AHEAD_SLOTS * BLOCK))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,11 @@ class SyncTicket:
     lsn: int
     files: tuple[File, ...]
     disk: Disk | None  # set if new names must be synced too
+
+    @property
+    def only_data(self) -> bool:
+        """Whether it is one file under a name that is durable: no work for a journal."""
+        return len(self.files) == 1 and self.disk is None
 
     def run(self) -> None:
         """Blocks; may run in a thread. Raises `OSError`."""
@@ -71,6 +81,7 @@ class Log:
         lsn: int,
         segment: int,
         first_lsns: dict[int, int],
+        last_sum: int = 0,
         segment_bytes: int = SEGMENT_BYTES,
         reserve_bytes: int = 0,
         capacity_bytes: int = 0,
@@ -80,6 +91,8 @@ class Log:
         self.pool = bytes.fromhex(pool)
         self.lsn = lsn  # newest record
         self.durable = lsn  # newest record that survives a power cut
+        self.last_sum = last_sum  # of the newest batch; 0: there is none
+        self._previous = last_sum  # what the next batch names: that, or its segment's header
         self.bytes_appended = 0
         self.first_lsns = first_lsns  # segment -> lsn of the first record it may hold, ascending
         self._files: dict[int, File] = {}
@@ -91,6 +104,7 @@ class Log:
         self._unsynced: dict[int, File] = {}
         self._names_unsynced = False
         self._syncing: SyncTicket | None = None
+        self._ahead = Ahead(self._segment_slots)
         self.forwarding = Forwarding()
         self.spares = Spares(disk, self._segment_slots * BLOCK)
         self.on_roll: Callable[[], None] = lambda: None  # called when a new segment has begun
@@ -133,6 +147,7 @@ class Log:
             slot=self._slot,
             first_lsn=self.lsn + 1,
             durable_lsn=self.durable,
+            previous=self._previous,
             stamp=self._clock.wall_ns(),
             descriptors=descriptors,
             sums=sums,
@@ -145,6 +160,7 @@ class Log:
         first = self._segment << SLOT_BITS | (self._slot + len(meta) // BLOCK)
         self._slot += room
         self.lsn += len(descriptors)
+        self.last_sum = self._previous = meta_sum(meta)
         self.bytes_appended += room * BLOCK
         return first
 
@@ -157,6 +173,7 @@ class Log:
         assert self._tail is not None
         self._tail.truncate(self._slot * BLOCK)
         self._unsynced[self._segment] = self._tail
+        self._ahead.cut(self._slot)
         self._torn = False
 
     def _new_segment(self) -> None:
@@ -166,7 +183,9 @@ class Log:
         except FileExistsError:  # an earlier attempt failed, and even its removal
             self._disk.remove(segment_name(number))
             file = self._named(number)
-        header = encode_segment_header(self.pool, number, self.lsn + 1, self._clock.wall_ns())
+        header = encode_segment_header(
+            self.pool, number, self.lsn + 1, self.last_sum, self._clock.wall_ns()
+        )
         try:
             file.write_at([header], 0)
         except OSError:
@@ -174,6 +193,7 @@ class Log:
             self._disk.remove(segment_name(number))
             raise
         self._segment, self._slot, self._tail = number, 1, file
+        self._previous = segment_sum(header)
         self._unsynced[number] = file
         self._hold(number, file)
         self.first_lsns[number] = self.lsn + 1
@@ -183,19 +203,30 @@ class Log:
     def _named(self, number: int) -> File:
         """The file of a new segment: a spare one if there is any."""
         name = segment_name(number)
-        return self.spares.use(name) or self._disk.create(name)
+        spare = self.spares.use(name)
+        self._ahead.segment_begun(spare=spare is not None)
+        return spare or self._disk.create(name)
 
     # -- making durable
 
     def begin_sync(self) -> SyncTicket:
         """A ticket for everything appended so far. One at a time."""
         assert self._syncing is None
+        self._write_ahead()
         ticket = SyncTicket(
             self.lsn, tuple(self._unsynced.values()), self._disk if self._names_unsynced else None
         )
         self._unsynced, self._names_unsynced = {}, False
         self._syncing = ticket
         return ticket
+
+    def _write_ahead(self) -> None:
+        """See `ahead`. What goes wrong here goes wrong again when it matters."""
+        count = self._ahead.due(self._slot, self.bytes_appended)
+        if count and self._tail is not None and not self._torn:
+            with suppress(OSError):
+                self._tail.write_at([ZEROS[: count * BLOCK]], self._slot * BLOCK)
+            self._unsynced[self._segment] = self._tail
 
     def end_sync(self, ticket: SyncTicket) -> None:
         """The ticket ran without an error."""
@@ -306,7 +337,7 @@ class Log:
     @property
     def pressed(self) -> bool:
         """Whether space is short enough to empty segments that would otherwise be left alone."""
-        return self.free_bytes < max(4 * self._reserve, self.bytes_on_disk // 4)
+        return self.free_bytes < max(4 * self._reserve, self.bytes_on_disk // 16)
 
     @property
     def garbage_allowed(self) -> int:
@@ -344,14 +375,19 @@ def verifies(data: Buffer, sums: array[int]) -> bool:
     return True
 
 
-def scan_segment(file: File, pool: bytes, number: int, slot: int) -> Iterator[Batch]:
-    """Batches one after the other from a slot on, until one does not verify.
+def scan_segment(
+    file: File, pool: bytes, number: int, slot: int, previous: int | None = None
+) -> Iterator[Batch]:
+    """Batches one after the other from a slot on, until one does not verify or continue the chain.
 
-    Verifies the meta bytes, not the payload.
+    `previous` is what the first of them has to name; None if that is not known. Verifies the meta
+    bytes, not the payload.
     """
     while (batch := read_batch(file, pool, number, slot)) is not None:
+        if previous not in (None, batch.header.previous):
+            return
         yield batch
-        slot = batch.header.end_slot
+        slot, previous = batch.header.end_slot, batch.header.sum
 
 
 def read_batch(file: File, pool: bytes, number: int, slot: int) -> Batch | None:

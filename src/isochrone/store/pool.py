@@ -11,24 +11,41 @@ import asyncio
 import errno
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import structlog
 
-from isochrone.errors import Damaged, IsochroneError, NoSpace, PoolFailed, Unavailable
+from isochrone.errors import Damaged, NoSpace, PoolFailed, Unavailable
 from isochrone.store import records as r
+from isochrone.store.attachments import Attachments
+from isochrone.store.blocks import fetch, fetch_one, zeros
+from isochrone.store.catalogue import Place
 from isochrone.store.checkpoint import Checkpointer, Frozen
-from isochrone.store.format import BODY, DISCARD, MOVE, SEGMENT_BYTES, SLOT_BITS, WRITE, Batch
+from isochrone.store.format import (
+    BODY,
+    DISCARD,
+    MOVE,
+    SEGMENT_BYTES,
+    SLOT_BITS,
+    WRITE,
+    Batch,
+    pointer,
+)
+from isochrone.store.holds import HoldClock
 from isochrone.store.log import Log, segments
-from isochrone.store.metadata import Metadata
+from isochrone.store.metadata import REBUILD, Metadata
+from isochrone.store.overlay import Decision
 from isochrone.store.recover import read_tail
+from isochrone.store.replay import Replay
+from isochrone.store.space import Space
 from isochrone.store.spares import make_in_advance
 from isochrone.store.stage import STAGE_BYTES_MAX, Stage
 from isochrone.store.state import State
+from isochrone.store.sync import SharedSync
 from isochrone.store.tracks import NODE_BYTES_BUDGET, Forest, Run, Table
-from isochrone.types import BLOCK, MIB, Buffer
+from isochrone.types import BLOCK, GIB, MIB, Buffer, Synced
 from isochrone.world import World
 from isochrone.world.disk import Disk
 
@@ -36,8 +53,8 @@ T = TypeVar("T")
 
 log = structlog.get_logger()
 
+NOTE_SECONDS: Final = 2.0  # at least, between notes of what is durable: each costs a sync
 LARGE_DISCARD_BLOCKS: Final = 4096  # 16 MiB: may leave whole segments dead
-ZEROS: Final = bytes(4 * MIB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +65,7 @@ class Limits:
     node_bytes: int = NODE_BYTES_BUDGET
     checkpoint_bytes: int = 512 * MIB  # log between checkpoints: a few seconds of replay
     garbage_bytes: int = 256 * MIB  # may lie uncollected; less is not worth a round
+    burst_bytes: int = 2 * GIB  # more of it while somebody writes much: most is soon wholly dead
     reserve_bytes: int = 4 * SEGMENT_BYTES  # kept for the cleaner, deletes and metadata
     capacity_bytes: int = 0  # of the segment files; 0: what the file system has
     sweep_nodes: int = 1024  # rows of the metadata store below which dead ones may stay
@@ -73,18 +91,26 @@ class Pool:
         self.log = log
         self.identity = log.pool.hex()
         self.limits = limits
-        self.attached: dict[int, dict[str, int]] = {}  # volume -> client -> connections
+        self.attached = Attachments(world.clock)
+        self.on_decision: list[Callable[[Decision], None]] = []  # about volumes that are overlaid
         self.failed: str = ""  # why nothing can be made durable any more
         self.on_change: list[Callable[[int, r.AnyRecord], None]] = []  # called after each body
         self._metadata = metadata
         self._checkpointer = Checkpointer(metadata, state)
-        self._stage = Stage(limits.stage_bytes)
-        self._turn_error: IsochroneError | None = None
-        self._syncing: asyncio.Task[None] | None = None
+        self._stage_bytes = limits.stage_bytes
+        self._stage = Stage(self._stage_bytes)
+        self._turn_error: Exception | None = None
+        self._sync = SharedSync(log, world.work, self._sync_failed)
         self._bytes_at_checkpoint = 0
+        self._segment_seen = 0
+        self._durable_noted = 0  # newest record that the metadata store says is durable
+        self._note_after = 0.0
         self.bytes_moved = 0  # by the cleaner
+        self.bytes_written = 0  # payload of clients and mirrors
+        self.space = Space(log, state.forest, limits.reserve_bytes)
         self.damaged_reads = 0  # refused because a block was not what was written
         self.marked_nodes = metadata.marked_nodes
+        self.hold_clock = HoldClock(world.clock)
 
     # -- opening and closing
 
@@ -111,7 +137,7 @@ class Pool:
             if segments(disk):
                 raise Damaged(
                     "there is a log, but the metadata store that belongs to it is gone",
-                    hint="restore the pool's files, or promote the mirror",
+                    hint=REBUILD,
                 )
             identity = world.dice.identity()
             metadata.initialise(identity)
@@ -120,7 +146,9 @@ class Pool:
         state = State(Forest(metadata.node, next_id=next_node, budget=limits.node_bytes))
         start = metadata.position()
         Checkpointer.load(metadata, state)
-        tail = read_tail(disk, bytes.fromhex(identity), start)
+        forwards = metadata.forwards()  # before the log is touched: it may be damaged
+        noted = int(metadata.setting("durable") or 0)
+        tail = read_tail(disk, bytes.fromhex(identity), start, noted)
         log = Log(
             disk,
             world.clock,
@@ -128,23 +156,46 @@ class Pool:
             lsn=tail.lsn,
             segment=tail.segment,
             first_lsns=tail.first_lsns,
+            last_sum=tail.last_sum,
             segment_bytes=limits.segment_bytes,
             reserve_bytes=limits.reserve_bytes,
             capacity_bytes=limits.capacity_bytes,
         )
         pool = cls(disk, world, metadata, state, log, limits)
         pool._checkpointer.loaded()
-        log.forwarding.load(metadata.forwards())
-        for batch in tail.batches:
-            pool._replay(batch)
+        pool._durable_noted = noted
+        log.forwarding.load(forwards)
+        replay = Replay(state, pool._replay, pool._relieve)
+        for section in tail.replay(disk, log.pool):
+            replay.apply(section)
+        replay.finish()
+        pool.hold_clock.start(state.trusted.stamp)
         return pool
+
+    def _relieve(self) -> None:
+        """While replaying: save nodes without a checkpoint, so that memory stays bounded.
+
+        Nothing leads to them in the store before the next checkpoint; if there is none, the ids
+        come again, and the rows are replaced. On a full disk they stay in memory: without an open
+        pool nobody can make room.
+        """
+        forest = self.state.forest
+        if forest.fresh_bytes >= self.limits.node_bytes:
+            nodes = forest.freeze(self.state.all_tables())
+            try:
+                self._metadata.add_nodes((node.id, node.words) for node in nodes.values())
+            except NoSpace:
+                forest.not_saved()
+            else:
+                forest.saved()
 
     def _replay(self, batch: Batch) -> None:
         lsn, first, at, body_at = batch.header.first_lsn, batch.first_pointer, 0, 0
         sums = array("Q", batch.sums.tobytes())
         for kind, volume, block, count, size in batch.descriptors.tolist():
             if kind == BODY:
-                self.state.apply(lsn, r.decode(batch.bodies[body_at : body_at + size]))
+                record = r.decode(batch.bodies[body_at : body_at + size])
+                self.state.apply(Place(lsn, first + len(sums)), record)
                 body_at += size
             elif kind == WRITE:
                 self._map(lsn, volume, block, first + at, sums[at : at + count])
@@ -180,11 +231,25 @@ class Pool:
     def stage_write(self, volume: int, block: int, data: memoryview) -> None:
         """Stage a write of whole blocks; `data` must not change before `commit`."""
         self._writable()
-        step = self.limits.stage_bytes // 2
+        if self.space.full:
+            self._check_growth(volume, block, len(data) // BLOCK)
+        step = self._stage_bytes // 2
         for at in range(0, len(data), step):
             self._stage.write(volume, block + at // BLOCK, data[at : at + step])
             if self._stage.full:
                 self.commit_part()
+
+    def _check_growth(self, volume: int, block: int, count: int) -> None:
+        """In a full pool only what makes it no fuller: blocks with data that no copy keeps."""
+        self.commit_part()
+        table = self.state.tables[volume]
+        pointers, _ = self.state.forest.row(table, block, count)
+        if 0 in pointers:
+            raise NoSpace("the pool is full: there is room for blocks that have data only")
+        if self.space.keeps(table, pointers):
+            raise NoSpace(
+                "the pool is full: there is no room beside blocks that a copy keeps, or a volume"
+            )
 
     def append_moves(self, moves: Sequence[tuple[int, bytes, array[int]]]) -> None:
         """Append living blocks again, at the head of the log; for the cleaner.
@@ -212,7 +277,8 @@ class Pool:
     def commit(self) -> None:
         """Append all that was staged since the last call, and make it visible.
 
-        Raises `NoSpace`, `Damaged` or `PoolFailed`; then nothing staged since may be called done.
+        Raises `NoSpace`, `Damaged` or `PoolFailed`, or what else broke, be it for want of memory;
+        then nothing staged since may be called done.
         """
         self.commit_part()
         error, self._turn_error = self._turn_error, None
@@ -224,12 +290,12 @@ class Pool:
         stage = self._stage
         if not stage:
             return
-        self._stage = Stage(self.limits.stage_bytes)
+        self._stage = Stage(self._stage_bytes)
         if self._turn_error is not None:
             return  # the turn has failed already: later changes must not overtake earlier ones
         try:
             self._append(stage)
-        except IsochroneError as e:
+        except Exception as e:  # noqa: BLE001 - what was staged is gone: `commit` has to say so
             self._turn_error = e
 
     def _append(self, stage: Stage, *, privileged: bool = False) -> int:
@@ -243,28 +309,45 @@ class Pool:
                 stage.payload,
                 privileged=privileged or not stage.payload,
             )
+        if self.log.position[0] != self._segment_seen:
+            self._segment_seen = self.log.position[0]
+            with suppress(OSError):  # what was appended must reach the tables, come what may
+                self.space.look()
+        self.bytes_written += 0 if privileged else stage.blocks * BLOCK
+        self._update(stage, lsn, at)
+        return self.log.lsn
+
+    def _update(self, stage: Stage, lsn: int, at: int) -> None:
+        """Bring what was appended into the tables, all that can be: a restart or a mirror finds it.
+
+        A node may be damaged. That is raised in the end.
+        """
+        failure: Exception | None = None
         done = 0
         for kind, volume, block, count in stage.updates:
-            if kind == WRITE:
-                self._map(lsn, volume, block, at + done, stage.sums[done : done + count])
-                done += count
-            elif kind == MOVE:
-                self.log.forwarding.move(block, count, at + done)
-                done += count
-            else:
-                self._unmap(lsn, volume, block, count)
+            first, done = done, done + (count if kind != DISCARD else 0)
+            try:
+                if kind == WRITE:
+                    self._map(lsn, volume, block, at + first, stage.sums[first:done])
+                elif kind == MOVE:
+                    self.log.forwarding.move(block, count, at + first)
+                else:
+                    self._unmap(lsn, volume, block, count)
+            except Exception as e:  # noqa: BLE001 - raised below
+                failure = failure or e
             lsn += 1
-        return self.log.lsn
+        if failure is not None:
+            raise failure
 
     def _map(self, lsn: int, volume: int, block: int, first: int, sums: array[int]) -> None:
         self.state.forest.map(self.state.tables[volume], block, first, sums)
-        found = self.state.volumes[volume]
+        found = self.state.changing(volume)
         found.changed_lsn = lsn
         found.blocks_changed += len(sums)
 
     def _unmap(self, lsn: int, volume: int, block: int, count: int) -> None:
         self.state.forest.unmap(self.state.tables[volume], block, count)
-        found = self.state.volumes[volume]
+        found = self.state.changing(volume)
         found.changed_lsn = lsn
         found.blocks_changed += count
         if count >= LARGE_DISCARD_BLOCKS:
@@ -280,7 +363,12 @@ class Pool:
         stage = Stage()
         stage.body(r.encode(record))
         lsn = self._append(stage)
-        self.state.apply(lsn, record)
+        try:
+            self.state.apply(Place(lsn, pointer(*self.log.position)), record)
+        except BaseException as e:
+            # The log has it, and what is in memory may be half of it: no checkpoint may hold that.
+            self.failed = f"record {lsn} cannot be applied: {e}"
+            raise
         for told in self.on_change:
             told(lsn, record)
         return lsn
@@ -304,20 +392,27 @@ class Pool:
         """Whole blocks of a table, in pieces. Raises `Damaged` for blocks that do not verify."""
         if self._stage:
             self.commit_part()
+        pieces = fetch(self.log, *self.state.forest.row(table, block, count))
+        return pieces if pieces is not None else self._read_runs(table, block, count)
+
+    def read_one(self, table: Table, block: int) -> Buffer:
+        """The same for one block: most of what clients ask for at random."""
+        if self._stage:
+            self.commit_part()
+        piece = fetch_one(self.log, *self.state.forest.at(table, block))
+        return piece if piece is not None else self._read_runs(table, block, 1)[0]
+
+    def _read_runs(self, table: Table, block: int, count: int) -> list[Buffer]:
+        """Look again, run by run, at a range that could not be read: which blocks are it, why?"""
         pieces: list[Buffer] = []
-        read = self.log.read
         for run in self.state.forest.runs(table, block, count):
-            if run.pointer:
-                try:
-                    pieces.append(read(run.pointer, run.sums))
-                except (Damaged, OSError) as e:
-                    raise self._damage(table, run, e) from e
-            else:
-                left = run.blocks * BLOCK
-                while left:
-                    n = min(left, len(ZEROS))
-                    pieces.append(memoryview(ZEROS)[:n])
-                    left -= n
+            if not run.pointer:
+                pieces += zeros(run.blocks * BLOCK)
+                continue
+            try:
+                pieces.append(self.log.read(run.pointer, run.sums))
+            except (Damaged, OSError) as e:
+                raise self._damage(table, run, e) from e
         return pieces
 
     def _damage(self, table: Table, run: Run, cause: Damaged | OSError) -> Damaged:
@@ -338,30 +433,33 @@ class Pool:
 
     # -- durability
 
-    async def flush(self) -> None:
-        """Return when everything committed before the call survives a power cut.
+    def when_durable(self, done: Synced, *, alone: bool = False) -> None:
+        """Call `done` when everything committed so far survives a power cut, or with `PoolFailed`.
 
-        All callers of one moment share a sync. Raises `PoolFailed`.
+        All who wait share a sync. `alone`: nobody needs the loop meanwhile, so it may run here.
         """
-        wanted = self.log.lsn
-        while self.log.durable < wanted:
-            self._writable()
-            if self._syncing is None:
-                self._syncing = asyncio.get_running_loop().create_task(self._sync())
-            await asyncio.shield(self._syncing)
+        if self.failed and self.log.durable < self.log.lsn:
+            done(PoolFailed(f"the pool is read-only: {self.failed}"))
+        else:
+            self._sync.when_durable(done, alone=alone)
 
-    async def _sync(self) -> None:
-        try:
-            ticket = self.log.begin_sync()
-            await self.world.work.run(ticket.run)
-            self.log.end_sync(ticket)
-        except OSError as e:
-            # After a failed sync the kernel may have dropped the pages: no later success means
-            # anything, so nothing is ever called durable again.
-            self.failed = f"a sync failed: {e.strerror or e}"
-            raise PoolFailed(f"the pool cannot make data durable: {e.strerror or e}") from e
-        finally:
-            self._syncing = None
+    async def flush(self, *, alone: bool = False) -> None:
+        """As `when_durable`, for those who can await. Raises `PoolFailed`."""
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def tell(failure: BaseException | None) -> None:
+            if durable.done():  # whoever waited was cancelled
+                return
+            if failure is None:
+                durable.set_result(None)
+            else:
+                durable.set_exception(failure)
+
+        self.when_durable(tell, alone=alone)
+        await durable
+
+    def _sync_failed(self, reason: str) -> None:
+        self.failed = reason
 
     async def checkpoint(self) -> None:
         """Save catalogue and tables, so that recovery starts here."""
@@ -372,7 +470,35 @@ class Pool:
         bytes_appended = self.log.bytes_appended
         found = await self._checkpointer.run(self, look)
         self._bytes_at_checkpoint = bytes_appended
+        self._durable_noted = max(self._durable_noted, found[0].position.lsn)
         return found
+
+    async def keep_setting(self, key: str, value: str) -> None:
+        """Keep a word beside the checkpoint; durable when this returns."""
+        await self._checkpointer.keep(self, key, value)
+
+    def setting(self, key: str) -> str:
+        """What `keep_setting` kept last; empty if nothing."""
+        found = self._metadata.setting(key)
+        return "" if found is None else str(found)
+
+    async def note_durable(self, *, at_once: bool = False) -> None:
+        """Keep, beside the log, how far it is durable: the log itself says so one batch later.
+
+        Called often, so not each call does it. With it, the loss of what was flushed last is told
+        from a torn end.
+        """
+        durable, now = self.log.durable, self.world.clock.monotonic()
+        due = at_once or now >= self._note_after
+        if durable > self._durable_noted and due and not self.failed:
+            self._note_after = now + NOTE_SECONDS
+            await self.keep_setting("durable", str(durable))
+            self._durable_noted = durable
+
+    @property
+    def metadata_bytes(self) -> tuple[int, int]:
+        """(on disk, written by checkpoints since the start)."""
+        return self._metadata.bytes_on_disk(), self._checkpointer.bytes_saved
 
     async def make_spares(self) -> None:
         """Write segment files in advance, until cancelled."""
@@ -386,6 +512,11 @@ class Pool:
             rolled,
         )
 
+    def replayed_from(self, segment: int) -> int:
+        """Where replay begins: with the checkpoint, or a rebuild of the metadata store before."""
+        kept = self._checkpointer.backup.kept_from
+        return segment if kept is None else min(kept, segment)
+
     def pinned_lsn(self) -> int:
         """Records after this one are still needed by a mirror, as they lie in the log."""
         marks = (
@@ -398,4 +529,9 @@ class Pool:
 
     @property
     def checkpoint_due(self) -> bool:
-        return self.log.bytes_appended - self._bytes_at_checkpoint >= self.limits.checkpoint_bytes
+        appended = self.log.bytes_appended - self._bytes_at_checkpoint
+        # Writes that are spread over much of a large volume change a leaf of 16 KiB each.
+        return (
+            appended >= self.limits.checkpoint_bytes
+            or self.state.forest.fresh_bytes >= self.limits.node_bytes
+        )

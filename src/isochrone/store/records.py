@@ -6,7 +6,7 @@ a type this version does not know is refused at recovery, never skipped.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -21,11 +21,19 @@ class VolumeCreated(Record, frozen=True, tag="volume-created"):
     id: int
     name: str
     size: int  # bytes
+    labels: dict[str, str] = {}
 
 
 class VolumeResized(Record, frozen=True, tag="volume-resized"):
     id: int
     size: int
+
+
+class VolumeLabelled(Record, frozen=True, tag="volume-labelled"):
+    """These are its labels from now on, all of them."""
+
+    id: int
+    labels: dict[str, str]
 
 
 class VolumeDeleted(Record, frozen=True, tag="volume-deleted"):
@@ -43,11 +51,105 @@ class CopyTaken(Record, frozen=True, tag="copy-taken"):
     stamp: int  # wall clock at the origin, ns
     members: tuple[tuple[int, int], ...]  # (source volume id, id of its copy)
     group: str = ""
+    schedule: str = ""  # that took it,
+    rules: tuple[str, ...] = ()  # for these of its rules
+    expendable: bool = False  # given up for space, before production is refused any
 
 
 class CopyDeleted(Record, frozen=True, tag="copy-deleted"):
     name: str
     group: str = ""  # at a secondary: hidden until the group is committed
+
+
+class CopyHeld(Record, frozen=True, tag="copy-held"):
+    """All that protects a copy from being deleted, from now on."""
+
+    name: str
+    until: int  # ns since 1970; 0: no date
+    pinned: bool
+    reason: str = ""
+
+
+class ClockSeen(Record, frozen=True, tag="clock-seen"):
+    """Holds may count on it that this much time has passed."""
+
+    stamp: int  # ns since 1970
+
+
+class CopyClassified(Record, frozen=True, tag="copy-classified"):
+    """What held still while the copy was taken is known now."""
+
+    name: str
+    consistency: Literal["crash", "filesystem", "application"]
+    group: str = ""  # at a secondary: it came through this group's mirror
+
+
+Extents = tuple[tuple[int, int, int], ...]  # (block of the source, block of the target, blocks)
+Ranges = tuple[tuple[int, int], ...]  # (block, blocks)
+Pairs = tuple[tuple[int, int], ...]  # (volume, another volume)
+
+
+class NewRelation(msgspec.Struct, frozen=True, array_like=True):
+    id: int
+    source: int
+    target: int
+    extents: Extents
+    inhibit: bool = False
+
+
+class RelationsEstablished(Record, frozen=True, tag="relations-established"):
+    """Extents of the targets become those of the sources as of this record, all at one instant.
+
+    Each source is read as it was before any target changed. `images` names, in this and the next
+    four, the hidden volume that keeps the new content of a mirrored volume for its secondaries.
+    """
+
+    relations: tuple[NewRelation, ...]
+    stamp: int
+    once: bool = False  # only the content: no relation stays on record
+    images: Pairs = ()
+
+
+class RelationsRefreshed(Record, frozen=True, tag="relations-refreshed"):
+    """The same extents again, as of this record."""
+
+    ids: tuple[int, ...]
+    stamp: int
+    images: Pairs = ()
+
+
+class RelationsRestored(Record, frozen=True, tag="relations-restored"):
+    """The other way round: the sources become what the targets are."""
+
+    ids: tuple[int, ...]
+    stamp: int
+    images: Pairs = ()
+
+
+class WithdrawnPart(msgspec.Struct, frozen=True, array_like=True):
+    id: int
+    ranges: Ranges = ()  # blocks of the target; empty: all
+
+
+class RelationsWithdrawn(Record, frozen=True, tag="relations-withdrawn"):
+    """The relations, or parts of them, are no more.
+
+    With `discard` every track of the target that has no block written since becomes unwritten.
+    """
+
+    parts: tuple[WithdrawnPart, ...]
+    discard: bool = False
+    images: Pairs = ()
+
+
+class VolumesReverted(Record, frozen=True, tag="volumes-reverted"):
+    """Volumes become what they were in a copy, size included; before that, they are copied."""
+
+    members: Pairs  # (volume, member of the copy that it becomes)
+    undo: str  # name of the copy of what they were
+    undo_members: Pairs  # (volume, id of its copy)
+    stamp: int
+    images: Pairs = ()
 
 
 class GroupCreated(Record, frozen=True, tag="group-created"):
@@ -131,6 +233,7 @@ class IncomingCommitted(Record, frozen=True, tag="incoming-committed"):
     group: str
     cut: int
     stamp: int  # wall clock at the primary when the cut was placed
+    kept: tuple[str, ...] = ()  # deleted at the primary, held here: from now on they are ours
 
 
 class Promoted(Record, frozen=True, tag="promoted"):
@@ -148,10 +251,29 @@ class PeerFenced(Record, frozen=True, tag="peer-fenced"):
     group: str
 
 
+class ScheduleSet(Record, frozen=True, tag="schedule-set"):
+    """A schedule is made or changed; what it took and when stays known."""
+
+    name: str
+    rules: str  # as `schedule.parse_rules` reads them
+    volumes: tuple[int, ...] = ()
+    group: str = ""
+    labels: dict[str, str] = {}
+
+
+class ScheduleDeleted(Record, frozen=True, tag="schedule-deleted"):
+    """It takes nothing more; its copies stay."""
+
+    name: str
+
+
 AnyRecord = (
-    VolumeCreated | VolumeResized | VolumeDeleted | CopyTaken | CopyDeleted | GroupCreated
-    | GroupDeleted | SessionOpened | SessionClosed | CutPlaced | Fenced | MirrorAdded
+    ScheduleSet | ScheduleDeleted | VolumeLabelled | CopyHeld | ClockSeen |
+    VolumeCreated | VolumeResized | VolumeDeleted | CopyTaken | CopyClassified | CopyDeleted
+    | GroupCreated | GroupDeleted | SessionOpened | SessionClosed | CutPlaced | Fenced | MirrorAdded
     | IncomingBegun | IncomingDropped | IncomingCommitted | Promoted | PeerFenced
+    | RelationsEstablished | RelationsRefreshed | RelationsRestored | RelationsWithdrawn
+    | VolumesReverted
 )  # fmt: skip
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

@@ -20,6 +20,7 @@ from isochrone.world.disk import Disk, File
 MADE_MIN: Final = 1  # in advance, when writers are quiet: else every segment is written twice
 KEPT_MAX: Final = 32  # of emptied segments, 2 GiB: what a second or two of writing uses
 IDLE_KEPT_MAX: Final = 2  # when nobody writes; more would look like space that never comes back
+SYNCED_BYTES: Final = 8 * MIB  # of one in the making at once: a flush must not wait for 64 MiB
 QUIET_SECONDS: Final = 0.5  # after a segment has begun; a writer that fills the next is not quiet
 RETRY_SECONDS: Final = 10.0  # after the disk refused one
 _ZEROS: Final = bytes(MIB)
@@ -61,6 +62,8 @@ class Spares:
         try:
             for at in range(0, self._size, MIB):
                 file.write_at([memoryview(_ZEROS)[: self._size - at]], at)
+                if not (at + MIB) % SYNCED_BYTES:
+                    file.sync()
             file.sync()
         except OSError:
             self._disk.remove(name)
@@ -105,8 +108,10 @@ async def make_in_advance(
         if rolled.is_set():
             rolled.clear()
             continue
-        while len(spares) < MADE_MIN and wanted():
+        while len(spares) < MADE_MIN:
             try:
+                if not wanted():
+                    break
                 spares.add(await world.work.run(spares.make))
             except OSError as e:
                 log.warning("no spare segment could be made", reason=str(e))

@@ -22,6 +22,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from isochrone.types import BLOCK, MIB
 
 LEAF_BLOCKS: Final = 1024  # 16 KiB to copy at the first write after a copy: about 1 us
@@ -37,6 +40,7 @@ _EMPTY_CHUNK: Final = array("Q", bytes(8 * CHUNK_LEAVES))
 _ZEROS: Final = array("Q", bytes(8 * LEAF_BLOCKS))
 
 Loader = Callable[[int], bytes]
+Words = NDArray[np.uint64]
 
 
 class Node:
@@ -49,13 +53,30 @@ class Node:
 
 
 class Table:
-    """The mapping of one volume. `changed`: the root differs from the last checkpoint's."""
+    """The mapping of one volume.
 
-    __slots__ = ("changed", "epoch", "root")
+    `changed`: the root differs from the last checkpoint's. Only then may any node be changed in
+    place: the first change of a node makes a chunk. `shared`: others hold the root, too.
+    `lent`: what was born before this place may be another table's, too, since it was loaded.
+    """
 
-    def __init__(self, root: array[int], epoch: int) -> None:
+    __slots__ = ("changed", "epoch", "lent", "root", "shared")
+
+    def __init__(self, root: array[int], epoch: int, *, shared: bool = False) -> None:
         self.root = root
         self.epoch = epoch
+        self.changed = True
+        self.shared = shared
+        self.lent = 0
+
+    def put_chunk(self, at: int, id: int) -> None:
+        """Change the root, which grows as needed; it is copied first if others hold it."""
+        if self.shared:
+            self.root = array("Q", self.root)
+            self.shared = False
+        if at >= len(self.root):
+            self.root.extend(bytes(at + 1 - len(self.root)))
+        self.root[at] = id
         self.changed = True
 
 
@@ -79,12 +100,23 @@ class Forest:
         self.next_id = next_id
         self.epoch = 1
         self.budget = budget
+        self.newly_mapped = 0  # blocks that had no data before, so far
+        self.place = 0  # in the log, of the record that is being applied
 
     # -- nodes
 
     def node(self, id: int) -> Node:
         found = self._nodes.get(id)
         return found if found is not None else self._loaded(id)
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self._nodes) * 16 * LEAF_BLOCKS
+
+    @property
+    def fresh_bytes(self) -> int:
+        """Of nodes that no checkpoint has, and which must stay until one does."""
+        return len(self.fresh) * 16 * LEAF_BLOCKS
 
     def _loaded(self, id: int) -> Node:
         words = array("Q")
@@ -123,21 +155,34 @@ class Forest:
     def table(self) -> Table:
         return Table(array("Q"), self.epoch)
 
-    def clone(self, table: Table) -> Table:
-        """A table with the same content; both go their own ways from here on."""
+    def clone(self, table: Table, *, passing: bool = False) -> Table:
+        """A table with the same content; both go their own ways from here on.
+
+        `passing`: one of them is soon to be gone, so what it holds is not counted as kept by it.
+        """
         self.epoch += 1
         table.epoch = self.epoch
-        return Table(array("Q", table.root), self.epoch)
+        table.shared = True
+        if not passing:
+            table.lent = self.place
+        made = Table(table.root, self.epoch, shared=True)
+        made.lent = table.lent
+        return made
+
+    def seal(self, tables: Iterable[Table]) -> None:
+        """From here on the tables copy each node they have before they change it."""
+        self.epoch += 1
+        for table in tables:
+            table.epoch = self.epoch
 
     def freeze(self, tables: Iterable[Table]) -> dict[int, Node]:
         """Make every node immutable and return those made since the last freeze.
 
-        They must reach the metadata store before `saved` is called.
+        They must reach the metadata store before `saved` is called. Of the tables those are enough
+        that changed since the last checkpoint.
         """
         assert not self._saving, "two checkpoints at once"
-        self.epoch += 1
-        for table in tables:
-            table.epoch = self.epoch
+        self.seal(tables)
         self._saving, self.fresh = self.fresh, {}
         return self._saving
 
@@ -159,8 +204,35 @@ class Forest:
         at = index >> CHUNK_SHIFT
         if at >= len(root) or not (chunk_id := root[at]):
             return None
-        leaf_id = self.node(chunk_id).words[index & CHUNK_MASK]
-        return self.node(leaf_id).words if leaf_id else None
+        nodes = self._nodes  # and not `node`: this is asked for every block read
+        chunk = nodes.get(chunk_id) or self._loaded(chunk_id)
+        leaf_id = chunk.words[index & CHUNK_MASK]
+        if not leaf_id:
+            return None
+        return (nodes.get(leaf_id) or self._loaded(leaf_id)).words
+
+    def at(self, table: Table, block: int) -> tuple[int, int]:
+        """Pointer and checksum of a block; (0, 0) for a hole."""
+        words = self.leaf(table, block >> LEAF_SHIFT)
+        if words is None:
+            return 0, 0
+        at = block & LEAF_MASK
+        return words[at], words[LEAF_BLOCKS + at]
+
+    def row(self, table: Table, block: int, count: int) -> tuple[array[int], array[int]]:
+        """Pointers and checksums of a range; zeros for holes."""
+        pointers, sums = array("Q"), array("Q")
+        end = block + count
+        while block < end:
+            at = block & LEAF_MASK
+            n = min(end - block, LEAF_BLOCKS - at)
+            words = self.leaf(table, block >> LEAF_SHIFT)
+            if words is None:
+                words = _EMPTY_LEAF
+            pointers += words[at : at + n]
+            sums += words[LEAF_BLOCKS + at : LEAF_BLOCKS + at + n]
+            block += n
+        return pointers, sums
 
     def runs(self, table: Table, block: int, count: int) -> Iterator[Run]:
         """The range as runs that can each be read by one call; holes are runs too."""
@@ -209,23 +281,33 @@ class Forest:
 
     # -- changing
 
-    def _own_leaf(self, table: Table, index: int) -> array[int]:
+    def own_chunk(self, table: Table, at: int) -> array[int]:
+        """Words of a chunk that only this table reaches."""
+        return self._own_chunk(table, at, self._chunk(table, at)).words
+
+    def _chunk(self, table: Table, at: int) -> Node | None:
+        id = table.root[at] if at < len(table.root) else 0
+        return self.node(id) if id else None
+
+    def _own_chunk(self, table: Table, at: int, chunk: Node | None) -> Node:
+        """The chunk, or a copy of it in its place."""
+        if chunk is not None and chunk.epoch >= table.epoch:
+            return chunk
+        chunk = self._make(array("Q", chunk.words if chunk is not None else _EMPTY_CHUNK))
+        table.put_chunk(at, chunk.id)
+        return chunk
+
+    def own_leaf(self, table: Table, index: int) -> array[int]:
         """Words of a leaf that only this table reaches."""
-        root = table.root
+        root = table.root  # and not `_chunk`: this is asked for every block written
         at = index >> CHUNK_SHIFT
-        if at >= len(root):
-            root.extend(bytes(at + 1 - len(root)))
-            table.changed = True
-        chunk = self.node(root[at]) if root[at] else None
+        chunk = self.node(root[at]) if at < len(root) and root[at] else None
         low = index & CHUNK_MASK
         leaf_id = chunk.words[low] if chunk is not None else 0
         leaf = self.node(leaf_id) if leaf_id else None
         if leaf is not None and leaf.epoch >= table.epoch:
             return leaf.words
-        if chunk is None or chunk.epoch < table.epoch:
-            chunk = self._make(array("Q", chunk.words if chunk is not None else _EMPTY_CHUNK))
-            root[at] = chunk.id
-            table.changed = True
+        chunk = self._own_chunk(table, at, chunk)
         leaf = self._make(array("Q", leaf.words if leaf is not None else _EMPTY_LEAF))
         chunk.words[low] = leaf.id
         return leaf.words
@@ -233,20 +315,36 @@ class Forest:
     def map(self, table: Table, block: int, first: int, sums: array[int]) -> None:
         """Point `len(sums)` blocks at consecutive places from `first` on."""
         if len(sums) == 1:  # the common case of random writes
-            words = self._own_leaf(table, block >> LEAF_SHIFT)
+            words = self.own_leaf(table, block >> LEAF_SHIFT)
             at = block & LEAF_MASK
+            if not words[at]:
+                self.newly_mapped += 1
             words[at] = first
             words[LEAF_BLOCKS + at] = sums[0]
             return
         done = 0
         while done < len(sums):
-            words = self._own_leaf(table, block >> LEAF_SHIFT)
+            words = self.own_leaf(table, block >> LEAF_SHIFT)
             at = block & LEAF_MASK
             n = min(len(sums) - done, LEAF_BLOCKS - at)
+            self.newly_mapped += words[at : at + n].count(0)
             words[at : at + n] = array("Q", range(first + done, first + done + n))
             words[LEAF_BLOCKS + at : LEAF_BLOCKS + at + n] = sums[done : done + n]
             done += n
             block += n
+
+    def map_many(self, table: Table, blocks: Words, pointers: Words, sums: Words) -> None:
+        """Point blocks, ascending and each only once, at any places."""
+        leaves = blocks >> np.uint64(LEAF_SHIFT)
+        places = (blocks & np.uint64(LEAF_MASK)).astype(np.int64)
+        edges = np.append(np.flatnonzero(np.append(True, leaves[1:] != leaves[:-1])), len(blocks))
+        for leaf, start, stop in zip(
+            leaves[edges[:-1]].tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True
+        ):
+            words = np.frombuffer(self.own_leaf(table, leaf), np.uint64)
+            at = places[start:stop]
+            words[at] = pointers[start:stop]
+            words[at + LEAF_BLOCKS] = sums[start:stop]
 
     def unmap(self, table: Table, block: int, count: int) -> None:
         """Make a range a hole. Whole leaves and chunks are let go: a huge discard stays cheap."""
@@ -257,8 +355,7 @@ class Forest:
             if not table.root[at]:
                 block = next_chunk
             elif block == at << (CHUNK_SHIFT + LEAF_SHIFT) and end >= next_chunk:
-                table.root[at] = 0
-                table.changed = True
+                table.put_chunk(at, 0)
                 block = next_chunk
             else:
                 block = self._unmap_in_chunk(table, block, min(end, next_chunk))
@@ -268,7 +365,7 @@ class Forest:
             index = block >> LEAF_SHIFT
             stop = min(end, (index + 1) << LEAF_SHIFT)
             if self.leaf(table, index) is not None:
-                words = self._own_leaf(table, index)
+                words = self.own_leaf(table, index)
                 at, n = block & LEAF_MASK, stop - block
                 if n == LEAF_BLOCKS:
                     self._drop_leaf(table, index)
@@ -279,7 +376,7 @@ class Forest:
         return block
 
     def _drop_leaf(self, table: Table, index: int) -> None:
-        """Take out a leaf that `_own_leaf` has made our own."""
+        """Take out a leaf that `own_leaf` has made our own."""
         words = self.node(table.root[index >> CHUNK_SHIFT]).words
         self._forget(self.node(words[index & CHUNK_MASK]))
         words[index & CHUNK_MASK] = 0

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from isochrone.errors import NotFound, OutOfRange, ReadOnly
 from isochrone.store import extents
+from isochrone.store.catalogue import Volume
 from isochrone.store.pool import Pool
-from isochrone.store.state import Volume
 from isochrone.types import BLOCK, Buffer, Extent
 
 
@@ -61,9 +61,10 @@ class VolumeDevice:
         head = offset % BLOCK
         tail = -(offset + length) % BLOCK
         pool = self._pool
-        pieces = pool.read(
-            pool.state.tables[self._id], offset // BLOCK, (head + length + tail) // BLOCK
-        )
+        table = pool.state.tables[self._id]
+        if length == BLOCK and not head:
+            return (pool.read_one(table, offset // BLOCK),)
+        pieces = pool.read(table, offset // BLOCK, (head + length + tail) // BLOCK)
         if head:
             pieces[0] = memoryview(pieces[0])[head:]
         if tail:
@@ -93,7 +94,7 @@ class VolumeDevice:
         """Write a part of one block: read it as changed in this turn, and write it whole."""
         pool = self._pool
         block, at = divmod(offset, BLOCK)
-        old = bytearray(b"".join(pool.read(pool.state.tables[self._id], block, 1)))
+        old = bytearray(pool.read_one(pool.state.tables[self._id], block))
         old[at : at + len(data)] = data
         pool.stage_write(self._id, block, memoryview(old))
 
@@ -133,14 +134,13 @@ class VolumeDevice:
         volume, state = self.volume, self._pool.state
         own = state.copies.get(volume.copy)
         found: dict[str, int] = {}
-        for copy in state.copies.values():
-            if copy.writable:
-                continue  # it may have been written: it does not say how we were
-            members = dict(copy.members)
-            if volume.id in members:
-                found[copy.name] = members[volume.id]
-            elif own is not None and volume.source in members and copy.lsn <= own.lsn:
-                found[copy.name] = members[volume.source]
+        for source in [volume.source, volume.id] if own is not None else [volume.id]:
+            for member in state.copied.get(source, ()):
+                copy = state.copies[state.volumes[member].copy]
+                # A writable one may have been written: it does not say how we were.
+                early = own is None or source == volume.id or copy.lsn <= own.lsn
+                if early and not copy.writable:
+                    found[copy.name] = member
         return found
 
     def changed(self, copy: int, offset: int, length: int, limit: int) -> Sequence[Extent]:

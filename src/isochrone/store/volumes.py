@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from isochrone.errors import Conflict, InvalidInput, NotFound, ReadOnly
 from isochrone.store import records as r
+from isochrone.store.catalogue import Volume
+from isochrone.store.fence import pass_fence
+from isochrone.store.labels import check_labels
 from isochrone.store.names import check_name
+from isochrone.store.overlaps import check_fits, check_unrelated
 from isochrone.store.pool import Pool
-from isochrone.store.state import Volume
 from isochrone.types import BLOCK, MIB, TIB, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN
 
 SECTOR = 512  # sizes are multiples of it, as every block client expects
@@ -31,13 +36,14 @@ def check_size(size: int) -> int:
     return size
 
 
-def create(pool: Pool, name: str, size: int) -> Volume:
+def create(pool: Pool, name: str, size: int, labels: Mapping[str, str] | None = None) -> Volume:
     check_name("volume", name)
     check_size(size)
+    labels = check_labels(labels or {})
     if pool.state.reserved(name):
         raise Conflict(f"there is a volume {name!r} already")
     (id,) = pool.state.new_ids(1)
-    pool.record(r.VolumeCreated(id=id, name=name, size=size))
+    pool.record(r.VolumeCreated(id=id, name=name, size=size, labels=labels))
     return pool.state.volumes[id]
 
 
@@ -52,8 +58,13 @@ def plain(pool: Pool, name: str, doing: str) -> Volume:
     return volume
 
 
-def resize(pool: Pool, name: str, size: int, *, shrink: bool = False) -> Volume:
-    """Give a volume another size; to a smaller one only if `shrink` says that it is meant."""
+def resize(
+    pool: Pool, name: str, size: int, *, shrink: bool = False, force: bool = False
+) -> Volume:
+    """Give a volume another size; to a smaller one only if `shrink` says that it is meant.
+
+    A smaller one is refused while hosts have it open, unless `force` says that this is meant too.
+    """
     volume = plain(pool, name, "resized")
     check_size(size)
     if pool.state.read_only(volume):
@@ -63,8 +74,9 @@ def resize(pool: Pool, name: str, size: int, *, shrink: bool = False) -> Volume:
             f"{name!r} has {volume.size} bytes; {size} would cut off its end",
             hint="repeat it with --shrink if that is meant",
         )
-    if size < volume.size and pool.attached.get(volume.id):
-        raise in_use(pool, volume)
+    check_fits(pool.state, volume, size)
+    if size < volume.size:
+        pass_fence(pool, [volume], "made smaller", force=force)
     if size > volume.size and volume.size % BLOCK:
         _clear_beyond(pool, volume)
     if size != volume.size:
@@ -82,22 +94,29 @@ def _clear_beyond(pool: Pool, volume: Volume) -> None:
         pool.commit()
 
 
-def delete(pool: Pool, name: str) -> None:
+def label(pool: Pool, name: str, put: Mapping[str, str], remove: Sequence[str] = ()) -> Volume:
+    """Give a volume labels, and take others away."""
+    volume = plain(pool, name, "labelled")
+    for key in remove:
+        if key not in volume.labels:
+            raise NotFound(f"{name!r} has no label {key!r}")
+        if key in put:
+            raise InvalidInput(f"the label {key!r} cannot be put and removed at once")
+    kept = {key: value for key, value in volume.labels.items() if key not in remove}
+    labels = check_labels(kept | dict(put))
+    if labels != volume.labels:
+        pool.record(r.VolumeLabelled(id=volume.id, labels=labels))
+    return volume
+
+
+def delete(pool: Pool, name: str, *, force: bool = False) -> None:
+    """Delete a volume; while hosts have it open only if `force` says that this is meant."""
     volume = plain(pool, name, "deleted")
     if volume.group:
         raise Conflict(
             f"{name!r} belongs to the group {volume.group!r}",
             hint=f"see: isochrone group show {volume.group}",
         )
-    if pool.attached.get(volume.id):
-        raise in_use(pool, volume)
+    check_unrelated(pool.state, volume, "deleted")
+    pass_fence(pool, [volume], "deleted", force=force)
     pool.record(r.VolumeDeleted(id=volume.id))
-
-
-def in_use(pool: Pool, volume: Volume) -> Conflict:
-    clients = sorted(pool.attached[volume.id])
-    return Conflict(
-        f"{volume.name!r} is in use by {', '.join(clients[:3])}"
-        + (f" and {len(clients) - 3} more" if len(clients) > 3 else ""),
-        hint="disconnect its clients first",
-    )

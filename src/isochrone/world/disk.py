@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
+from urllib.parse import quote
 
 import apsw
 
@@ -21,7 +23,13 @@ from isochrone.types import Buffer
 
 IOV_MAX: Final = 1024  # pieces in one vectored call; the Linux limit
 METADATA_NAME: Final = "metadata.sqlite"
+BACKUP_NAME: Final = f"{METADATA_NAME}.backup"
+DAMAGED_NAME: Final = f"{METADATA_NAME}.damaged"  # what a rebuild has replaced
+METADATA_PAGE_BYTES: Final = 64 << 10  # three rows of 16 KiB a page: a third of the time of 4 KiB
+METADATA_WAL_BYTES: Final = 16 << 20  # what its write-ahead log keeps of the disk afterwards
 LOCK_NAME: Final = "lock"
+DIRECT_UNIT: Final = 4096  # what O_DIRECT is aligned to; no disk of today wants more
+DIRECT_BYTES: Final = 1 << 20  # read in one call past the page cache
 
 
 class File(Protocol):
@@ -54,6 +62,11 @@ class Disk(Protocol):
         ...
 
     def open(self, name: str) -> File: ...
+
+    def open_uncached(self, name: str) -> File:
+        """For reading what the medium holds, past the page cache where that is possible."""
+        ...
+
     def remove(self, name: str) -> None: ...
 
     def rename(self, old: str, new: str) -> None:
@@ -64,6 +77,21 @@ class Disk(Protocol):
 
     def metadata(self) -> apsw.Connection:
         """The metadata store; created on first use. The caller closes it."""
+        ...
+
+    def back_up_metadata(self, store: apsw.Connection) -> None:
+        """Keep a copy of the store, durable when this returns; until then the last one stays."""
+        ...
+
+    def metadata_backup(self) -> apsw.Connection | None:
+        """That copy, to be read only; None if there is none. The caller closes it."""
+        ...
+
+    def replace_metadata(self, store: apsw.Connection | None) -> None:
+        """Make a copy of `store`, or an empty one, the metadata store, which must not be open.
+
+        The old one is kept where it is not in the way.
+        """
         ...
 
     def free_bytes(self) -> int: ...
@@ -117,6 +145,43 @@ class FolderFile:
             os.close(fd)
 
 
+class UncachedFile(FolderFile):
+    """Reads from the medium, and leaves the page cache to those who need it."""
+
+    def __init__(self, path: Path) -> None:
+        self._direct = True
+        self._buffer = mmap.mmap(-1, DIRECT_BYTES)  # aligned, as O_DIRECT wants it
+        try:
+            super().__init__(path, os.O_RDONLY | os.O_DIRECT)
+        except OSError as e:
+            if e.errno != errno.EINVAL:  # a file system that cannot, such as an old tmpfs
+                raise
+            self._direct = False
+            super().__init__(path, os.O_RDONLY)
+
+    def read_at(self, length: int, offset: int) -> bytes:
+        if not self._direct:
+            return super().read_at(length, offset)
+        start = offset - offset % DIRECT_UNIT
+        end = -(-(offset + length) // DIRECT_UNIT) * DIRECT_UNIT
+        pieces = []
+        with memoryview(self._buffer) as view:
+            while start < end:
+                wanted = min(end - start, DIRECT_BYTES)
+                got = os.preadv(self._fd, [view[:wanted]], start)
+                pieces.append(view[:got].tobytes())
+                start += got
+                if got < wanted:
+                    break
+        data = b"".join(pieces)
+        skip = offset % DIRECT_UNIT
+        return data if not skip and len(data) <= length else data[skip : skip + length]
+
+    def close(self) -> None:
+        super().close()
+        self._buffer.close()
+
+
 class FolderDisk:
     """A directory of a local file system, held by one process at a time.
 
@@ -147,6 +212,9 @@ class FolderDisk:
     def open(self, name: str) -> File:
         return FolderFile(self.path / name, os.O_RDWR)
 
+    def open_uncached(self, name: str) -> File:
+        return UncachedFile(self.path / name)
+
     def remove(self, name: str) -> None:
         (self.path / name).unlink()
 
@@ -164,9 +232,44 @@ class FolderDisk:
 
     def metadata(self) -> apsw.Connection:
         connection = apsw.Connection(str(self.path / METADATA_NAME))
+        connection.pragma("page_size", METADATA_PAGE_BYTES)  # of a new one; an old keeps its own
         connection.pragma("journal_mode", "wal")
+        connection.pragma("wal_autocheckpoint", METADATA_WAL_BYTES // METADATA_PAGE_BYTES)
+        connection.pragma("journal_size_limit", METADATA_WAL_BYTES)
         connection.pragma("synchronous", "full")
         return connection
+
+    def back_up_metadata(self, store: apsw.Connection) -> None:
+        self._copied(store).rename(self.path / BACKUP_NAME)
+        self.sync_names()
+
+    def metadata_backup(self) -> apsw.Connection | None:
+        path = self.path / BACKUP_NAME
+        if not path.exists():
+            return None
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        return apsw.Connection(f"file:{quote(str(path))}?immutable=1", flags=flags)
+
+    def replace_metadata(self, store: apsw.Connection | None) -> None:
+        copy = None if store is None else self._copied(store)
+        for suffix in ("", "-wal", "-shm"):
+            old = self.path / (METADATA_NAME + suffix)
+            if old.exists():
+                old.rename(self.path / (DAMAGED_NAME + suffix))
+        if copy is not None:
+            copy.rename(self.path / METADATA_NAME)
+        self.sync_names()
+
+    def _copied(self, store: apsw.Connection) -> Path:
+        """A new file with what is in a store, synced."""
+        path = self.path / f"{METADATA_NAME}.new"
+        path.unlink(missing_ok=True)
+        try:
+            _copy(store, path)
+        except BaseException:
+            path.unlink(missing_ok=True)  # on a full disk its room is needed
+            raise
+        return path
 
     def free_bytes(self) -> int:
         info = os.statvfs(self.path)
@@ -175,3 +278,18 @@ class FolderDisk:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             os.close(self._lock)
+
+
+def _copy(store: apsw.Connection, path: Path) -> None:
+    copy = apsw.Connection(str(path))
+    try:
+        copy.pragma("synchronous", "off")  # it is synced once, at the end
+        with copy.backup("main", store, "main") as work:
+            work.step(-1)
+    finally:
+        copy.close()
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

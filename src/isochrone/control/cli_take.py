@@ -1,0 +1,149 @@
+"""`isochrone copy take`, with everything that may have to hold still for it, and `isochrone hook`.
+
+The copy itself takes a moment of the controller's time, whatever it is a copy of. What takes longer
+is to make applications and file systems quiet, and to be sure that they were.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from isochrone.control.command import Site, SiteCommand, SiteGroup, pass_site
+from isochrone.errors import HookFailed, InvalidInput, IsochroneError
+
+if TYPE_CHECKING:
+    from isochrone.control.hooks import Hook, Quiet
+    from isochrone.store.catalogue import Consistency
+
+
+@click.command("take", cls=SiteCommand)
+@click.option("--name", default="", help="Default: the time, as in 20260131T120000Z.")
+@click.option("--writable", is_flag=True, help="A clone, not a snapshot.")
+@click.option("--expendable", is_flag=True, help="Give it up when space runs short.")
+@click.option("--group", default="", metavar="GROUP", help="All volumes of this group.")
+@click.option(
+    "--hook",
+    "commands",
+    multiple=True,
+    metavar="COMMAND",
+    help="Holds an application still: it prints `ready`, waits for the end of its input, exits 0.",
+)
+@click.option(
+    "--freeze",
+    "mounts",
+    multiple=True,
+    metavar="MOUNT",
+    help="Freeze the file system mounted here; after the hooks, and thawed before them.",
+)
+@click.option(
+    "--deadline",
+    type=float,
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds in which all of this is over; then everything is let go.",
+)
+@click.option(
+    "--at-least",
+    type=click.Choice(["crash", "filesystem", "application"]),
+    help="Keep no copy that is less.  [default: what the hooks promise]",
+)
+@click.argument("volumes", nargs=-1, metavar="[VOLUME]...")
+@pass_site
+def take(
+    site: Site,
+    /,
+    volumes: tuple[str, ...],
+    group: str,
+    commands: tuple[str, ...],
+    mounts: tuple[str, ...],
+    deadline: float,
+    at_least: Consistency | None,
+    **options: Any,
+) -> None:
+    """Copy volumes at one instant. Nothing is moved; all or none are copied."""
+    from isochrone.control import render, views
+    from isochrone.control.hooks import Quiet
+
+    if not volumes and not group:
+        raise InvalidInput("which volumes?", hint="name them, or give --group")
+    body = {"volumes": list(volumes), "group": group, **options}
+    quiet = Quiet(_hooks(commands, mounts), deadline)
+    if quiet.hooks:
+        document = _take_quietly(site, body, quiet, at_least or quiet.gives)
+    elif at_least in (None, "crash"):
+        document = site.call("POST", ("copies",), body)
+    else:
+        raise InvalidInput(
+            f"nothing makes this copy consistent for the {at_least}", hint="give --hook or --freeze"
+        )
+    site.show(document, views.CopyView, render.copy)
+
+
+def _hooks(commands: tuple[str, ...], mounts: tuple[str, ...]) -> list[Hook]:
+    import sys
+
+    from isochrone.control.hooks import Hook
+
+    hooks = []
+    for command in commands:
+        try:
+            words = shlex.split(command)
+        except ValueError as e:
+            raise InvalidInput(f"the hook `{command}` cannot be read: {e}") from e
+        if not words:
+            raise InvalidInput("an empty hook holds nothing still")
+        hooks.append(Hook(tuple(words), "application"))
+    # This very program, wherever it is installed.
+    freeze = (sys.executable, "-m", "isochrone", "hook", "freeze")
+    return hooks + [Hook((*freeze, mount), "filesystem") for mount in mounts]
+
+
+def _take_quietly(site: Site, body: dict[str, Any], quiet: Quiet, at_least: Consistency) -> bytes:
+    """Take the copy while the hooks hold; its document, which says what it became."""
+    import msgspec
+
+    from isochrone.control import views
+    from isochrone.control.hooks import CLASSES
+
+    quiet.freeze()
+    try:
+        document = site.call("POST", ("copies",), body, patience=max(quiet.left, 0.1))
+    finally:
+        wrong = quiet.thaw()
+        for problem in wrong:
+            click.echo(f"isochrone: {problem}", err=True)
+    name = msgspec.json.decode(document, type=views.CopyView).name
+    got: Consistency = "crash" if wrong else quiet.gives
+    if CLASSES.index(got) < CLASSES.index(at_least):
+        try:
+            site.call("DELETE", ("copies", name))
+        except IsochroneError as e:
+            raise HookFailed(
+                f"{wrong[0]}; the copy {name} is {got}-consistent only, and could not be deleted:"
+                f" {e.message}"
+            ) from e
+        raise HookFailed(
+            f"{wrong[0]}; the copy was deleted again",
+            hint=f"--at-least {got} would have kept it, or mend the hook",
+        )
+    if got == "crash":
+        return document
+    return site.call("PATCH", ("copies", name), {"consistency": got})
+
+
+@click.group(cls=SiteGroup)
+def hook() -> None:
+    """Programs that hold something still while a copy is taken; see `copy take --hook`."""
+
+
+@hook.command("freeze")
+@click.argument("mount", metavar="MOUNT")
+def hook_freeze(mount: str) -> None:
+    """Freeze a file system until standard input ends. `copy take --freeze` runs this."""
+    from isochrone.control.freeze import freeze
+
+    freeze(mount)

@@ -1,0 +1,43 @@
+"""Relations drawn for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from isochrone.control.render import Out, facts, table
+from isochrone.control.sizes import format_size
+from isochrone.control.views_relations import RelationView
+
+
+def relations(views: Sequence[RelationView], out: Out = None) -> None:
+    rows = [
+        [str(x.relation), x.source, x.target, format_size(x.size), x.time, *_state(x)]
+        for x in views
+    ]
+    heads = ["RELATION", "SOURCE", "TARGET", "SIZE", "AS OF", "GENERATION", "DIFFERS"]
+    table("", heads, rows, out)
+
+
+def _state(view: RelationView) -> tuple[str, str]:
+    least = "" if view.counted else "at least "
+    return str(view.generation), f"{least}{view.tracks_differing} of {view.tracks} tracks"
+
+
+def relation(view: RelationView, out: Out = None) -> None:
+    generation, differs = _state(view)
+    facts(
+        [
+            ("relation", str(view.relation)),
+            ("source", view.source),
+            ("target", view.target + (" (hosts may not write it)" if view.inhibit else "")),
+            ("as of", view.time),
+            ("generation", generation),
+            ("size", format_size(view.size)),
+            ("differs now", differs),
+        ],
+        out,
+    )
+    rows = [
+        [str(x.source_offset), str(x.target_offset), format_size(x.length)] for x in view.extents
+    ]
+    table("", ["FROM", "TO", "SIZE"], rows, out)

@@ -1,0 +1,175 @@
+"""What each record about relations changes, and reverting in place. Called by `State.apply` alone.
+
+What comes of a record depends on nothing but the log: which nodes are shared, or were loaded, or
+saved, decides what it costs.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+
+from isochrone.store import ranges
+from isochrone.store import records as r
+from isochrone.store.apply_volumes import copy_taken
+from isochrone.store.catalogue import Catalogue, Image, Place, Relation
+from isochrone.store.tracks import blocks_of
+
+Extent = tuple[int, int, int]
+Step = tuple[int, int, Sequence[Extent]]  # volume, volume that becomes it, where
+
+
+def relations_established(state: Catalogue, place: Place, record: r.RelationsEstablished) -> None:
+    steps = [(new.source, new.target, new.extents) for new in record.relations]
+    _become(state, place, steps)
+    for new in record.relations:
+        if not record.once:
+            state.add_relation(
+                Relation(
+                    id=new.id,
+                    source=new.source,
+                    target=new.target,
+                    extents=list(new.extents),
+                    lsn=place.lsn,
+                    stamp=record.stamp,
+                    inhibit=new.inhibit,
+                    born=place.pointer,
+                    first_node=state.forest.next_id,
+                )
+            )
+    _keep_images(state, place, record.images, steps)
+
+
+def relations_refreshed(state: Catalogue, place: Place, record: r.RelationsRefreshed) -> None:
+    found = [state.relations[id] for id in record.ids]
+    steps = [(x.source, x.target, x.extents) for x in found]
+    _become(state, place, steps)
+    _renew(state, place, record.stamp, found)
+    _keep_images(state, place, record.images, steps)
+
+
+def relations_restored(state: Catalogue, place: Place, record: r.RelationsRestored) -> None:
+    found = [state.relations[id] for id in record.ids]
+    steps = [(x.target, x.source, [(at, first, n) for first, at, n in x.extents]) for x in found]
+    _become(state, place, steps)
+    _renew(state, place, record.stamp, found)
+    _keep_images(state, place, record.images, steps)
+
+
+def relations_withdrawn(state: Catalogue, place: Place, record: r.RelationsWithdrawn) -> None:
+    steps: list[Step] = []
+    for part in record.parts:
+        relation = state.relations[part.id]
+        gone, left = split(relation.extents, part.ranges)
+        if record.discard:
+            table = state.tables[relation.target]
+            for _, at, count in gone:
+                ranges.empty_old_tracks(
+                    state.forest, table, at, count,
+                    born=relation.born, first_node=relation.first_node,
+                )  # fmt: skip
+            steps.append((0, relation.target, gone))
+            _note_change(state, place, relation.target, sum(n for _, _, n in gone))
+        relation.extents = left
+        if not left:
+            state.drop_relation(relation.id)
+    _keep_images(state, place, record.images, steps)
+
+
+def volumes_reverted(state: Catalogue, place: Place, record: r.VolumesReverted) -> None:
+    copy_taken(
+        state,
+        place,
+        r.CopyTaken(
+            name=record.undo, writable=False, stamp=record.stamp, members=record.undo_members
+        ),
+    )
+    steps: list[Step] = []
+    for id, member in record.members:
+        volume = state.volumes[id]
+        size = state.volumes[member].size
+        blocks = blocks_of(max(size, volume.size))
+        state.tables[id] = state.forest.clone(state.tables[member])
+        volume.size = size
+        _note_change(state, place, id, blocks)
+        steps.append((0, id, [(0, 0, blocks_of(size))]))
+    _keep_images(state, place, record.images, steps)
+
+
+def split(
+    extents: Iterable[Extent], withdrawn: Sequence[tuple[int, int]]
+) -> tuple[list[Extent], list[Extent]]:
+    """Extents inside ranges of the target, and those outside. No range means everything."""
+    if not withdrawn:
+        return list(extents), []
+    inside: list[Extent] = []
+    outside: list[Extent] = []
+    gone = sorted(withdrawn)  # they do not overlap, so their ends are sorted too
+    for first, at, count in extents:
+        here, end = at, at + count
+        for block, blocks in gone[bisect_right(gone, here, key=sum) :]:
+            if block >= end:
+                break
+            low, high = max(here, block), min(end, block + blocks)
+            if here < low:
+                outside.append((first + here - at, here, low - here))
+            inside.append((first + low - at, low, high - low))
+            here = high
+        if here < end:
+            outside.append((first + here - at, here, end - here))
+    return inside, outside
+
+
+def _become(state: Catalogue, place: Place, steps: Sequence[Step]) -> None:
+    """All targets become their sources, each read as it was before the first of them changed."""
+    forest, tables = state.forest, state.tables
+    before = {source: forest.clone(tables[source]) for source, _, _ in steps}
+    targets = [tables[target] for _, target, _ in steps]
+    for table in targets:
+        table.lent = place.pointer
+    forest.seal(targets)
+    for source, target, extents in steps:
+        for first, at, count in extents:
+            ranges.copy_range(forest, before[source], first, tables[target], at, count)
+        _note_change(state, place, target, sum(count for _, _, count in extents))
+    # Leaves that were made just now must not change in place: `Relation.first_node`.
+    forest.seal(targets)
+
+
+def _note_change(state: Catalogue, place: Place, id: int, blocks: int) -> None:
+    volume = state.changing(id)
+    volume.changed_lsn = place.lsn
+    volume.blocks_changed += blocks
+    state.deletions += 1
+
+
+def _renew(state: Catalogue, place: Place, stamp: int, relations: Iterable[Relation]) -> None:
+    for relation in relations:
+        relation.lsn, relation.stamp = place.lsn, stamp
+        relation.generation += 1
+        relation.born, relation.first_node = place.pointer, state.forest.next_id
+
+
+def _keep_images(
+    state: Catalogue, place: Place, images: Iterable[tuple[int, int]], steps: Iterable[Step]
+) -> None:
+    """Keep what became of mirrored volumes, for secondaries whose window crosses this record.
+
+    Where source and target are of one group, the extents are enough: a secondary has both.
+    """
+    kept = dict(images)
+    ranges: dict[int, list[tuple[int, int]]] = {}
+    for source, target, extents in steps:
+        volume = state.volumes[target]
+        if not volume.group:
+            continue
+        group = state.groups[volume.group]
+        if target not in kept:
+            group.marks = []  # nobody follows it, and whoever comes back must copy everything
+        elif source in group.volumes:
+            same = Image(place.lsn, target, 0, volume.size, [], source, list(extents))
+            group.images.append(same)
+        else:
+            ranges.setdefault(target, []).extend((at, n) for _, at, n in extents)
+    for target, changed in ranges.items():
+        state.add_image(place, target, kept[target], changed)

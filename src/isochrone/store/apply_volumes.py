@@ -1,0 +1,90 @@
+"""What each record about volumes and copies changes. Called by `State.apply` alone."""
+
+from __future__ import annotations
+
+from isochrone.store import records as r
+from isochrone.store.apply_schedules import note_taken
+from isochrone.store.catalogue import Catalogue, Copy, Place, Volume
+
+
+def volume_created(state: Catalogue, place: Place, record: r.VolumeCreated) -> None:
+    volume = Volume(
+        id=record.id,
+        name=record.name,
+        size=record.size,
+        changed_lsn=place.lsn,
+        labels=dict(record.labels),
+    )
+    state.add(volume, state.forest.table())
+
+
+def volume_resized(state: Catalogue, place: Place, record: r.VolumeResized) -> None:
+    state.resize(place.lsn, record.id, record.size)
+
+
+def volume_deleted(state: Catalogue, place: Place, record: r.VolumeDeleted) -> None:
+    state.drop(record.id)
+
+
+def copy_taken(state: Catalogue, place: Place, record: r.CopyTaken) -> None:
+    copy = Copy(
+        name=record.name,
+        writable=record.writable,
+        stamp=record.stamp,
+        lsn=place.lsn,
+        members=list(record.members),
+        group=record.group,
+        schedule=record.schedule,
+        rules=list(record.rules),
+        expendable=record.expendable,
+    )
+    for source_id, member_id in record.members:
+        source = state.volumes[source_id]
+        member = Volume(
+            id=member_id,
+            name=f"{source.name}@{record.name}",
+            size=source.size,
+            kind="clone" if record.writable else "snapshot",
+            source=source_id,
+            copy=record.name,
+            changed_lsn=place.lsn,
+        )
+        table = state.forest.clone(state.tables[source_id])
+        state.add(member, table, named=not record.group)
+    if record.group:
+        state.incoming(record.group).copies.append(copy)
+    else:
+        state.copies[record.name] = copy
+        state.note_copy(copy)
+        note_taken(state, record)
+
+
+def copy_classified(state: Catalogue, place: Place, record: r.CopyClassified) -> None:
+    for copy in _called(state, record.name, record.group):
+        copy.consistency, copy.changed_lsn = record.consistency, place.lsn
+        if state.copies.get(copy.name) is copy:
+            state.note_copy(copy)
+
+
+def _called(state: Catalogue, name: str, group: str) -> list[Copy]:
+    """What the primary of a group calls so; it may be hidden, or be here under another name."""
+    if not group:  # taken here
+        found = state.copies.get(name)
+        return [found] if found is not None and not found.group else []
+    incoming = state.groups[group].incoming
+    everywhere = [*(incoming.copies if incoming is not None else ()), *state.copies.values()]
+    return [c for c in everywhere if c.group == group and (c.origin or c.name) == name]
+
+
+def copy_deleted(state: Catalogue, place: Place, record: r.CopyDeleted) -> None:
+    if not record.group:
+        state.pop_copy(record.name)
+        state.copies_deleted_lsn = place.lsn
+        return
+    incoming = state.incoming(record.group)
+    for copy in incoming.copies:
+        if copy.name == record.name:  # taken and deleted between two cuts
+            incoming.copies.remove(copy)
+            state.drop_members(copy)
+            return
+    incoming.deleted.append(record.name)
