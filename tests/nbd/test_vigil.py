@@ -10,7 +10,15 @@ from typing import cast
 import pytest
 
 from isochrone.nbd import wire
-from isochrone.nbd.vigil import FEW_REQUESTS, NEEDED_MOST, PUT_OFF_S, QUICK_S, SMALL_BYTES, Vigil
+from isochrone.nbd.vigil import (
+    FEW_REQUESTS,
+    NEEDED_LEAST,
+    NEEDED_MOST,
+    PUT_OFF_S,
+    QUICK_S,
+    SMALL_BYTES,
+    Vigil,
+)
 from isochrone.world.clock import Clock
 from isochrone.world.work import Work
 from tests.nbd.serving import LOOPS, MemoryBackend, raw, request, serve
@@ -33,6 +41,12 @@ class Stage:
         self.vigil.turn_ends()
         return self.vigil.begins()
 
+    def warm_up(self, after: float = 0) -> None:
+        """As many quick requests as it takes before the next one."""
+        self.turn(after)
+        for _ in range(NEEDED_LEAST - 1):
+            assert not self.turn(QUICK_S / 2)
+
     def look(self, after: float = 2e-6) -> bool:
         self.now += after
         return self.vigil.goes_on()
@@ -52,7 +66,7 @@ def test_the_first_request_and_a_slow_client_let_the_loop_sleep() -> None:
 
 def test_a_quick_client_keeps_it_awake() -> None:
     stage = Stage()
-    stage.turn(0)
+    stage.warm_up()
     for _ in range(50):
         assert stage.turn(QUICK_S / 2)
         assert stage.look() and stage.look()
@@ -60,7 +74,7 @@ def test_a_quick_client_keeps_it_awake() -> None:
 
 def test_it_sleeps_soon_after_the_last_request() -> None:
     stage = Stage()
-    stage.turn(0)
+    stage.warm_up()
     assert stage.turn(QUICK_S / 2)
     before = stage.now
     stage.look_in_vain()
@@ -69,17 +83,26 @@ def test_it_sleeps_soon_after_the_last_request() -> None:
 
 def test_many_requests_in_one_turn_need_no_vigil() -> None:
     stage = Stage()
-    stage.turn(0)
+    stage.warm_up()
     assert stage.turn(QUICK_S / 2, FEW_REQUESTS)
     assert not stage.turn(QUICK_S / 2, FEW_REQUESTS + 1)
 
 
-def test_neither_do_large_requests_nor_what_is_left_of_them() -> None:
+def test_a_client_with_many_requests_under_way_may_send_one_alone() -> None:
+    """To wait for it would make more such turns, and each costs more for a request."""
     stage = Stage()
     stage.turn(0)
-    assert stage.turn(QUICK_S / 2, 1, SMALL_BYTES)
-    assert not stage.turn(QUICK_S / 2, 2, SMALL_BYTES)
-    assert not stage.turn(QUICK_S / 2, 0)
+    for n in range(200):
+        few = n % NEEDED_LEAST != 0
+        assert not stage.turn(QUICK_S / 2, FEW_REQUESTS if few else 32)
+
+
+def test_neither_do_large_requests_nor_what_is_left_of_them() -> None:
+    for requests, length in ((1, SMALL_BYTES + 1), (0, 0)):
+        stage = Stage()
+        stage.warm_up()
+        assert stage.turn(QUICK_S / 2, 1, SMALL_BYTES)
+        assert not stage.turn(QUICK_S / 2, requests, length)
 
 
 def test_looking_in_vain_takes_more_and_more_quick_requests_until_the_next_time() -> None:
@@ -92,7 +115,8 @@ def test_looking_in_vain_takes_more_and_more_quick_requests_until_the_next_time(
             turns += 1
         needed.append(turns)
         stage.look_in_vain()
-    assert needed == [1, 2, 4, 8, 16, 32, NEEDED_MOST, NEEDED_MOST, NEEDED_MOST]
+    assert needed == [8, 16, 32, *[NEEDED_MOST] * 6]
+    assert needed[0] == NEEDED_LEAST
 
 
 def test_successes_make_up_for_looking_in_vain() -> None:
@@ -102,17 +126,17 @@ def test_successes_make_up_for_looking_in_vain() -> None:
         while not stage.turn(QUICK_S / 2):
             pass
         stage.look_in_vain()
-    for _ in range(20):
+    for _ in range(2 * NEEDED_MOST):
         stage.turn(QUICK_S / 2)
     stage.turn(QUICK_S / 2, FEW_REQUESTS + 1)  # after which it sleeps
-    stage.turn(1)
+    stage.warm_up(1)
     assert stage.turn(QUICK_S / 2)
 
 
 @pytest.mark.parametrize("request_came_meanwhile", [False, True])
 def test_being_put_off_by_others_counts_as_often_in_vain(request_came_meanwhile: bool) -> None:
     stage = Stage()
-    stage.turn(0)
+    stage.warm_up()
     assert stage.turn(QUICK_S / 2)
     if request_came_meanwhile:
         assert not stage.turn(2 * PUT_OFF_S)
@@ -125,7 +149,7 @@ def test_being_put_off_by_others_counts_as_often_in_vain(request_came_meanwhile:
 
 def test_threads_at_work_and_a_lone_processor_forbid_it() -> None:
     stage = Stage()
-    stage.turn(0)
+    stage.warm_up()
     stage.work.running = 1
     assert not stage.turn(QUICK_S / 2)
     stage.work.running = 0
