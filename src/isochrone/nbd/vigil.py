@@ -2,8 +2,8 @@
 
 A loop with nothing to do sleeps in the kernel, and the processor under it goes idle. To wake both
 takes longer than to serve a small request, and at depth 1 every request would pay it. So after
-small turns the loop looks for the next request a little longer before it sleeps, as qemu's iothreads
-and the kernel's halt polling do. Bounds, so that this costs nobody else anything:
+small turns the loop looks for the next request a little longer before it sleeps, as qemu's
+iothreads and the kernel's halt polling do. Bounds, so that this costs nobody else anything:
 
 - Only while requests follow closely, each within QUICK_S of the answer before it, and only if it
   paid to look lately: each time in vain doubles how many such requests in a row it takes to look
