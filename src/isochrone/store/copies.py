@@ -10,6 +10,7 @@ from isochrone.store import holds
 from isochrone.store import records as r
 from isochrone.store.attachments import hosts_of
 from isochrone.store.catalogue import Consistency, Copy
+from isochrone.store.fence import detach_hint
 from isochrone.store.names import check_name
 from isochrone.store.overlaps import check_unrelated
 from isochrone.store.pool import Pool
@@ -99,35 +100,23 @@ def delete(pool: Pool, name: str) -> None:
     pool.record(r.CopyDeleted(name=name))
 
 
-def check_deletable(pool: Pool, copy: Copy) -> None:
-    """Raises `Held` or `Conflict`."""
+def check_deletable(pool: Pool, copy: Copy, *, even_read: bool = False) -> None:
+    """Raises `Held` or `Conflict`; who has it open does not matter if it may go `even_read`."""
     holds.check(pool, copy)
     for _, member in copy.members:
         volume = pool.state.volumes[member]
-        if who := pool.attached.of(member):
+        if not even_read and (who := pool.attached.of(member)):
             raise Conflict(
                 f"{volume.name!r} is in use by {hosts_of(who)}",
-                hint="disconnect its clients first; who is gone for good:"
-                f" isochrone volume detach {volume.name} --host '{who[0].host}'",
+                hint=detach_hint(volume.name, who[0].host),
             )
         check_unrelated(pool.state, volume, "deleted")
 
 
-def why_not_deletable(pool: Pool, copy: Copy) -> str:
-    """Why `delete` would refuse; empty: it would not."""
+def why_not_deletable(pool: Pool, copy: Copy, *, even_read: bool = False) -> str:
+    """Why a deletion would be refused; empty: it would not."""
     try:
-        check_deletable(pool, copy)
-    except Conflict as e:
-        return e.message
-    return ""
-
-
-def why_not_expendable(pool: Pool, copy: Copy) -> str:
-    """Why `give_up` would refuse; empty: it would not."""
-    try:
-        holds.check(pool, copy)
-        for _, member in copy.members:
-            check_unrelated(pool.state, pool.state.volumes[member], "deleted")
+        check_deletable(pool, copy, even_read=even_read)
     except Conflict as e:
         return e.message
     return ""
@@ -136,5 +125,5 @@ def why_not_expendable(pool: Pool, copy: Copy) -> str:
 def give_up(pool: Pool, copy: Copy) -> None:
     """Delete an expendable copy, also under who reads it."""
     assert copy.expendable
-    assert not why_not_expendable(pool, copy)
+    check_deletable(pool, copy, even_read=True)
     pool.record(r.CopyDeleted(name=copy.name))

@@ -58,6 +58,13 @@ def _in_use(pool: Pool, decision: Decision) -> Conflict:
     return Conflict(
         f"{decision.volume!r} is in use by {hosts_of(hosts)}{waits}{also}:"
         f" it cannot be {decision.act}",
-        hint="disconnect its clients first; who is gone for good:"
-        f" isochrone volume detach {decision.volume} --host '{first}'",
+        hint=detach_hint(decision.volume, first),
+    )
+
+
+def detach_hint(volume: str, host: str) -> str:
+    """What to do about hosts that are in the way."""
+    return (
+        "disconnect its clients first; who is gone for good:"
+        f" isochrone volume detach {volume} --host '{host}'"
     )

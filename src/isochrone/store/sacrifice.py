@@ -21,7 +21,9 @@ log = structlog.get_logger("isochrone.space")
 def candidates(pool: Pool) -> list[Copy]:
     """Copies that may be given up, the oldest first. Held, pinned and related ones may not."""
     expendable = [copy for copy in pool.state.copies.values() if copy.expendable]
-    found = [copy for copy in expendable if not copies.why_not_expendable(pool, copy)]
+    found = [
+        copy for copy in expendable if not copies.why_not_deletable(pool, copy, even_read=True)
+    ]
     return sorted(found, key=lambda copy: copy.lsn)
 
 
@@ -37,16 +39,17 @@ class Sacrifices:
         pool = self._pool
         if pool.failed or not pool.space.tight or pool.space.markings == self._markings:
             return ""
-        for copy in candidates(pool):
-            self._markings = pool.space.markings
-            readers = [a for _, member in copy.members for a in pool.attached.of(member)]
-            try:
-                copies.give_up(pool, copy)
-            except IsochroneError as e:
-                log.error("a copy could not be given up", copy=copy.name, reason=e.message)
-                return ""
-            log.warning(
-                "a copy was given up for space", copy=copy.name, readers=hosts_of(readers) or None
-            )
-            return copy.name
-        return ""
+        copy = next(iter(candidates(pool)), None)
+        if copy is None:
+            return ""
+        self._markings = pool.space.markings
+        readers = [a for _, member in copy.members for a in pool.attached.of(member)]
+        try:
+            copies.give_up(pool, copy)
+        except IsochroneError as e:
+            log.error("a copy could not be given up", copy=copy.name, reason=e.message)
+            return ""
+        log.warning(
+            "a copy was given up for space", copy=copy.name, readers=hosts_of(readers) or None
+        )
+        return copy.name
