@@ -86,32 +86,27 @@ class Audit:
 
     def detached(self, volume: str, gone: list[Attachment]) -> None:
         """Note that an operator has let hosts go."""
-        self._add(
-            AuditEntry(
-                time=rfc3339(self._world.clock.wall_ns()),
-                act="detached",
-                volume=volume,
-                allowed=True,
-                why="an operator said that they are gone",
-                attached=_views(tuple(gone)),
-            )
-        )
+        self._add(self._let_go(volume, gone, "an operator said that they are gone"))
 
     def _expired(self, id: int, attachment: Attachment) -> None:
         """Note that a host was cut off and did not come back."""
         volume = self._volumes.get(id)
-        entry = AuditEntry(
-            time=rfc3339(self._world.clock.wall_ns()),
-            act="detached",
-            volume=volume.name if volume is not None else f"(deleted, number {id})",
-            allowed=True,
-            why="it was cut off, and its lease has ended",
-            attached=_views((attachment,)),
-        )
+        name = volume.name if volume is not None else f"(deleted, number {id})"
+        entry = self._let_go(name, [attachment], "it was cut off, and its lease has ended")
         try:
             self._add(entry)
         except Unavailable as e:  # nobody asked for anything that could be refused
             log.error("a lease ended unaudited", entry=msgspec.to_builtins(entry), error=e.message)
+
+    def _let_go(self, volume: str, gone: list[Attachment], why: str) -> AuditEntry:
+        return AuditEntry(
+            time=rfc3339(self._world.clock.wall_ns()),
+            act="detached",
+            volume=volume,
+            allowed=True,
+            why=why,
+            attached=_views(tuple(gone)),
+        )
 
     def _add(self, entry: AuditEntry) -> None:
         self._settled = False
