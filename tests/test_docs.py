@@ -212,7 +212,7 @@ def test_record(record: type[Record]) -> None:
 
 @pytest.mark.parametrize("kind", ITEM_KINDS)
 def test_item(kind: str) -> None:
-    assert undocumented("metadata.md", kind, ITEM_KINDS[kind].__struct_fields__) == []
+    assert undocumented("metadata.md", kind, ITEM_KINDS[kind].__struct_encode_fields__) == []
 
 
 def test_files_of_a_pool() -> None:

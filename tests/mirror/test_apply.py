@@ -15,7 +15,7 @@ import pytest
 
 from isochrone.errors import Conflict, Damaged, IsochroneError, PeerFault
 from isochrone.mirror.apply import Receiver
-from isochrone.mirror.wire import (
+from isochrone.mirror.messages import (
     COMMAND_BYTES_MAX,
     Begin,
     Command,
@@ -271,6 +271,8 @@ FOREIGN: list[r.AnyRecord] = [
     r.GroupDeleted(name="g"),
     r.SessionOpened(group="g", peer="x"),
     r.SessionClosed(group="g", peer="x"),
+    r.SessionSuspended(group="g", peer="x", cause="full", stamp=1),
+    r.SessionResumed(group="g", peer="x"),
     r.CutPlaced(group="g", cut=9, stamp=1),
     r.Fenced(group="g", epoch=9),
     r.MirrorAdded(group="x", source="y"),

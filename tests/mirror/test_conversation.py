@@ -10,7 +10,7 @@ import pytest
 
 from isochrone.errors import PeerFault, Unavailable
 from isochrone.mirror.conversation import SILENCE_SECONDS_MAX, Conversation
-from isochrone.mirror.wire import Heartbeat, Refuse, Sync
+from isochrone.mirror.messages import Heartbeat, Refuse, Sync
 from isochrone.sim.fabric import SimFabric
 from isochrone.sim.loop import run
 from isochrone.sim.site import Site

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from isochrone.mirror import cuts, groups
 from isochrone.store import copies, volumes
+from isochrone.store import records as r
 from isochrone.types import MIB
 from tests.mirror.sites import GROUP, Host, Two, play
 
@@ -60,9 +61,10 @@ def test_only_what_a_secondary_must_learn_counts() -> None:
 
 def test_what_a_secondary_has_hardened_is_remembered_with_the_cut() -> None:
     async def act(host: Host) -> None:
+        host.pool.record(r.SessionOpened(group=GROUP, peer="peer"))
         for n in range(5):
-            cuts.place(host.pool, host.group(), {"peer": n})
-        assert host.group().sessions == {"peer": 4}
+            cuts.place(host.pool, host.group(), {"peer": n, "gone": n})
+        assert {peer: s.cut for peer, s in host.group().sessions.items()} == {"peer": 4}
         assert [mark.cut for mark in host.group().marks] == [4, 5]
         await host.call(host.pool.flush())
         await host.restart()

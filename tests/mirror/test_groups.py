@@ -6,7 +6,7 @@ import pytest
 
 from isochrone.errors import Conflict, InvalidInput, NotFound
 from isochrone.mirror import groups
-from isochrone.mirror.wire import GROUP_VOLUMES_MAX
+from isochrone.mirror.messages import GROUP_VOLUMES_MAX
 from isochrone.store import copies, volumes
 from isochrone.types import MIB
 from tests.mirror.sites import Two, play

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from isochrone.errors import Held
-from isochrone.mirror.wire import Begin, Cut
+from isochrone.mirror.messages import Begin, Cut
 from isochrone.store import copies, holds
 from isochrone.store import records as r
 from isochrone.store.check import check_pool

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from isochrone.errors import PeerFault
 from isochrone.mirror import wire
 from isochrone.mirror.link import Link
-from isochrone.mirror.wire import AnyMessage, Data, Sync
+from isochrone.mirror.messages import AnyMessage, Data, Sync
 from isochrone.types import MIB
 from tests.mirror.messages import EXAMPLES, data
 from tests.mirror.test_wire import same

@@ -12,9 +12,7 @@ import pytest
 
 from isochrone.errors import Conflict, PeerFault, StaleEpoch, Unavailable
 from isochrone.mirror.conversation import Conversation
-from isochrone.mirror.mover import CREDIT_BYTES, Mover
-from isochrone.mirror.pairs import Pair
-from isochrone.mirror.wire import (
+from isochrone.mirror.messages import (
     Begin,
     Command,
     Credit,
@@ -28,6 +26,8 @@ from isochrone.mirror.wire import (
     Sync,
     Welcome,
 )
+from isochrone.mirror.mover import CREDIT_BYTES, Mover
+from isochrone.mirror.pairs import Pair
 from isochrone.store import records as r
 from isochrone.store import volumes
 from isochrone.types import BLOCK, MIB
@@ -102,7 +102,7 @@ def test_the_greeting_says_what_is_here() -> None:
     async def act(two: Two, me: Played) -> None:
         talk, hello = await me.greeted()
         assert hello == Hello(
-            pool=two.b.pool.identity, group=GROUP, lineage="", epoch=0, cut=0, probe=False
+            pool=two.b.pool.identity, group=GROUP, lineage="", epoch=0, cut=0, purpose="follow"
         )
         assert await me.next(talk) == Pull(cut=0, credit=CREDIT_BYTES)
         await me.cut(talk, 5, 0, 3, 4)

@@ -20,8 +20,8 @@ from isochrone.errors import (
 )
 from isochrone.mirror import groups
 from isochrone.mirror.conversation import Conversation
+from isochrone.mirror.messages import Hello
 from isochrone.mirror.service import LEAVE_SECONDS_MAX, SESSIONS_MAX
-from isochrone.mirror.wire import Hello
 from isochrone.sim.loop import Crashed
 from isochrone.store import copies, volumes
 from isochrone.store import records as r
@@ -652,7 +652,7 @@ def test_connections_are_counted() -> None:
         for talk in talks:
             try:
                 await talk.send(
-                    Hello(pool="x", group=GROUP, lineage="", epoch=0, cut=0, probe=True)
+                    Hello(pool="x", group=GROUP, lineage="", epoch=0, cut=0, purpose="probe")
                 )
                 await talk.receive()
             except Unavailable:

@@ -12,8 +12,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isochrone.mirror.messages import HOLES_MAX
 from isochrone.mirror.sidefile import Barrier, Blocks, HoleRanges, Item, read_blocks, window
-from isochrone.mirror.wire import HOLES_MAX
 from isochrone.store import copies, volumes
 from isochrone.store import records as r
 from isochrone.store.pool import Pool

@@ -12,7 +12,7 @@ import pytest
 from isochrone.errors import IsochroneError, Unavailable
 from isochrone.mirror import cuts
 from isochrone.mirror.conversation import Conversation
-from isochrone.mirror.wire import (
+from isochrone.mirror.messages import (
     TEXT_CHARS_MAX,
     Begin,
     Command,
@@ -145,7 +145,7 @@ def test_one_who_says_nothing_is_let_go() -> None:
 def test_a_probe_changes_nothing() -> None:
     async def act(two: Two, me: Played) -> None:
         lsn = two.a.pool.log.lsn
-        answer = await me.hello(probe=True, lineage="", epoch=0)
+        answer = await me.hello(purpose="probe", lineage="", epoch=0)
         assert isinstance(answer, Welcome)
         assert [(v.name, v.size) for v in answer.volumes] == [("db", 4 * MIB), ("wal", 4 * MIB)]
         assert not answer.resume
@@ -174,7 +174,7 @@ def test_a_first_copy_and_what_follows() -> None:
         kinds = [type(item) for item in items]
         assert kinds == [Holes, Data, Command, Data]
         assert isinstance(r.decode(items[2].body), r.CopyTaken)
-        assert two.a.group().sessions[ME] == 1
+        assert two.a.group().sessions[ME].cut == 1
         assert two.a.mirrors.status(GROUP).peers[0].acked_cut == 1
 
     with_primary(act)

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isochrone.errors import PeerFault
-from isochrone.mirror import wire
+from isochrone.mirror import messages, wire
 from isochrone.mirror.link import Link
-from isochrone.mirror.wire import AnyMessage, Data
+from isochrone.mirror.messages import AnyMessage, Data
 from isochrone.store.format import checksum
 from isochrone.types import BLOCK, MIB
 from tests.mirror.messages import EXAMPLES, data
@@ -72,7 +72,7 @@ def test_golden_bytes_of_packed_data() -> None:
 
 
 def test_every_type_has_its_golden_bytes() -> None:
-    assert {type(message) for message in EXAMPLES.values()} == {*wire.TYPES.values(), Data}
+    assert {type(message) for message in EXAMPLES.values()} == {*messages.TYPES.values(), Data}
     assert {path.stem for path in GOLDEN.iterdir()} == {*EXAMPLES, PACKED}
 
 
@@ -89,14 +89,15 @@ def test_data_is_packed_where_that_pays() -> None:
 def test_the_largest_messages_fit_a_frame(name: str) -> None:
     """What the limits allow can be sent."""
     biggest = {
-        "begin": wire.Begin(
+        "begin": messages.Begin(
             base=1 << 62,
             cut=1 << 62,
-            volumes=(wire.RemoteVolume(1 << 32, "n" * 256, 1 << 46),) * wire.GROUP_VOLUMES_MAX,
+            volumes=(messages.RemoteVolume(1 << 32, "n" * 256, 1 << 46),)
+            * messages.GROUP_VOLUMES_MAX,
         ),
-        "holes": wire.Holes(ranges=((1 << 32, 1 << 34, 1 << 32),) * wire.HOLES_MAX),
-        "command": wire.Command(body=bytes(wire.COMMAND_BYTES_MAX)),
-        "refuse": wire.Refuse(code="x", message="\U0001f600" * 1000, hint="\U0001f600" * 1000),
+        "holes": messages.Holes(ranges=((1 << 32, 1 << 34, 1 << 32),) * messages.HOLES_MAX),
+        "command": messages.Command(body=bytes(messages.COMMAND_BYTES_MAX)),
+        "refuse": messages.Refuse(code="x", message="\U0001f600" * 1000, hint="\U0001f600" * 1000),
     }
     message = biggest.get(name, EXAMPLES[name])
     assert same(decode(frame(message)), message)
@@ -142,7 +143,7 @@ def test_foreigners_are_told_apart() -> None:
 
 
 def test_an_unknown_type_is_refused() -> None:
-    for kind in {*range(256)} - {*wire.TYPES, wire.DATA_TYPE}:
+    for kind in {*range(256)} - {*messages.TYPES, messages.DATA_TYPE}:
         with pytest.raises(PeerFault, match="unknown type"):
             decode(sealed(kind, b"\x80"))
 
@@ -196,12 +197,14 @@ def test_a_length_over_the_limit_is_refused_with_the_header() -> None:
 
 def test_counts_over_their_limits() -> None:
     encode = msgspec.msgpack.encode
-    holes = encode({"ranges": [(0, 0, 0)] * (wire.HOLES_MAX + 1)})
+    holes = encode({"ranges": [(0, 0, 0)] * (messages.HOLES_MAX + 1)})
     grows(300_000, lambda: refused(sealed(8, holes), "length <= 4096"))
-    begin = encode({"base": 0, "cut": 1, "volumes": [(1, "v", 1)] * (wire.GROUP_VOLUMES_MAX + 1)})
+    begin = encode(
+        {"base": 0, "cut": 1, "volumes": [(1, "v", 1)] * (messages.GROUP_VOLUMES_MAX + 1)}
+    )
     grows(300_000, lambda: refused(sealed(6, begin), "length <= 1024"))
     grows(100_000, lambda: refused(sealed(8, b"\x81\xa6ranges\xdd\xff\xff\xff\xff"), "no sense"))
-    command = encode({"body": bytes(wire.COMMAND_BYTES_MAX + 1)})
+    command = encode({"body": bytes(messages.COMMAND_BYTES_MAX + 1)})
     refused(sealed(9, command), "length <=")
     hello = {"pool": "p", "group": "g" * 257, "lineage": "", "epoch": 0, "cut": 0}
     refused(sealed(1, encode(hello)), "length <= 256")

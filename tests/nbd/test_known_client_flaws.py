@@ -17,7 +17,8 @@ import pytest
 
 from isochrone.errors import PeerFault
 from isochrone.mirror.link import Link
-from isochrone.mirror.wire import FRAME_BYTES_MAX, MAGIC, Begin, RemoteVolume
+from isochrone.mirror.messages import Begin, RemoteVolume
+from isochrone.mirror.wire import FRAME_BYTES_MAX, MAGIC
 from isochrone.nbd import wire
 from isochrone.nbd.tls import TlsPolicy
 from isochrone.store import records as r

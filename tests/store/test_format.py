@@ -16,6 +16,7 @@ from isochrone.errors import Damaged
 from isochrone.store import copies, volumes
 from isochrone.store import format as f
 from isochrone.store import records as r
+from isochrone.store.catalogue import Session
 from isochrone.store.check import check_pool
 from isochrone.store.pool import Pool
 from isochrone.types import BLOCK, MIB, TIB
@@ -328,7 +329,7 @@ def check_golden_pool(pool: Pool) -> None:
     }
     group = pool.state.groups["bank"]
     assert (group.role, group.lineage, group.epoch, group.volumes) == ("primary", "ab" * 16, 1, [1])
-    assert (group.cut, group.sessions) == (7, {"cd" * 16: 0})
+    assert (group.cut, group.sessions) == (7, {"cd" * 16: Session()})
     assert check_pool(pool) == 7
 
 

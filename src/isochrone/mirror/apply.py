@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isochrone.errors import Conflict, Damaged, InvalidInput, PeerFault
-from isochrone.mirror.wire import Begin, Command, Cut, Data, Holes, RemoteVolume
+from isochrone.mirror.messages import Begin, Command, Cut, Data, Holes, RemoteVolume
 from isochrone.store import holds
 from isochrone.store import records as r
 from isochrone.store.catalogue import Group

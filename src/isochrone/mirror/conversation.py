@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from isochrone.errors import IsochroneError, PeerFault, Unavailable
 from isochrone.mirror.link import Link
-from isochrone.mirror.wire import AnyMessage, Refuse
+from isochrone.mirror.messages import AnyMessage, Refuse
 from isochrone.world.net import Channel
 
 SILENCE_SECONDS_MAX: Final = 10.0  # ten heartbeats missed: the other side is presumed gone

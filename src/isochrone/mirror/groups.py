@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from isochrone.errors import Conflict, InvalidInput, NotFound
-from isochrone.mirror.wire import GROUP_VOLUMES_MAX
+from isochrone.mirror.messages import GROUP_VOLUMES_MAX
 from isochrone.store import records as r
 from isochrone.store.catalogue import Group
 from isochrone.store.names import check_name

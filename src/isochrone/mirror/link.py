@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 from isochrone.errors import PeerFault
-from isochrone.mirror.wire import (
-    HEAD_BYTES,
-    AnyMessage,
-    Command,
-    FrameHead,
-    decode_body,
-    decode_head,
-    encode,
-    size_of,
-)
+from isochrone.mirror.messages import AnyMessage, Command
+from isochrone.mirror.wire import HEAD_BYTES, FrameHead, decode_body, decode_head, encode, size_of
 from isochrone.types import Buffer
 
 

@@ -15,8 +15,7 @@ import structlog
 from isochrone.errors import Conflict, IsochroneError, PeerFault, StaleEpoch, Unavailable
 from isochrone.mirror.apply import Receiver, check_volume
 from isochrone.mirror.conversation import HEARTBEAT_SECONDS, Conversation
-from isochrone.mirror.pairs import Event, Pair, move
-from isochrone.mirror.wire import (
+from isochrone.mirror.messages import (
     Begin,
     Command,
     Credit,
@@ -31,6 +30,7 @@ from isochrone.mirror.wire import (
     Sync,
     Welcome,
 )
+from isochrone.mirror.pairs import Event, Pair, move
 from isochrone.store.catalogue import Group
 from isochrone.store.pool import Pool
 from isochrone.types import MIB, Lineage
@@ -217,7 +217,9 @@ class Mover:
         self._tell()
 
 
-async def greet(pool: Pool, talk: Conversation, group: Group, *, probe: bool = False) -> Welcome:
+async def greet(
+    pool: Pool, talk: Conversation, group: Group, *, purpose: str = "follow"
+) -> Welcome:
     """Say who we are; check what the primary answers.
 
     Raises `PeerFault`, `StaleEpoch`, `Conflict` or `Unavailable`.
@@ -229,7 +231,7 @@ async def greet(pool: Pool, talk: Conversation, group: Group, *, probe: bool = F
             lineage=group.lineage,
             epoch=group.epoch,
             cut=group.cut,
-            probe=probe,
+            purpose=purpose,
         )
     )
     welcome = await talk.expect(Welcome)

@@ -12,11 +12,11 @@ import structlog
 from isochrone.errors import Conflict, DeadlinePassed, IsochroneError, NotFound
 from isochrone.mirror.conversation import Conversation
 from isochrone.mirror.groups import find_group
+from isochrone.mirror.messages import Fence, Fenced
 from isochrone.mirror.mover import Mover, greet, leave
 from isochrone.mirror.pairs import Pair
 from isochrone.mirror.source import SourceSession
 from isochrone.mirror.status import GroupStatus, PeerStatus
-from isochrone.mirror.wire import Fence, Fenced
 from isochrone.store import records as r
 from isochrone.store.catalogue import Group
 from isochrone.store.names import check_name
@@ -121,7 +121,7 @@ class Mirrors:
             )
         talk = Conversation(await self._world.net.connect(source))
         try:
-            await greet(self._pool, talk, Group(name=group, role="secondary"), probe=True)
+            await greet(self._pool, talk, Group(name=group, role="secondary"), purpose="probe")
         finally:
             talk.close()
         if group in self._pool.state.groups:
@@ -250,10 +250,10 @@ class Mirrors:
             PeerStatus(
                 peer=peer,
                 connected=peer in live,
-                acked_cut=max(acked, live[peer].acked) if peer in live else acked,
+                acked_cut=max(session.cut, live[peer].acked) if peer in live else session.cut,
                 bytes_sent=live[peer].bytes_sent if peer in live else 0,
             )
-            for peer, acked in sorted(group.sessions.items())
+            for peer, session in sorted(group.sessions.items())
         ]
 
     def statuses(self) -> list[GroupStatus]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isochrone.mirror.wire import HOLES_MAX
+from isochrone.mirror.messages import HOLES_MAX
 from isochrone.store import records as r
 from isochrone.store.catalogue import Image
 from isochrone.store.format import BODY, DISCARD, Batch

@@ -7,29 +7,23 @@ secondary that comes back says which cut it has.
 from __future__ import annotations
 
 import asyncio
-from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from isochrone.errors import Conflict, IsochroneError, PeerFault, StaleEpoch
 from isochrone.mirror import cuts
 from isochrone.mirror.conversation import HEARTBEAT_SECONDS, Conversation
 from isochrone.mirror.groups import find_group
-from isochrone.mirror.sidefile import Barrier, Became, Blocks, HoleRanges, Item, read_blocks, window
-from isochrone.mirror.wire import (
-    DATA_BLOCKS_MAX,
-    HOLES_MAX,
+from isochrone.mirror.messages import (
     TEXT_CHARS_MAX,
     Begin,
-    Command,
     Credit,
     Cut,
-    Data,
     Fence,
     Fenced,
     Heartbeat,
     Hello,
-    Holes,
     Leave,
     Pull,
     Refuse,
@@ -37,12 +31,13 @@ from isochrone.mirror.wire import (
     Sync,
     Welcome,
 )
+from isochrone.mirror.sending import Sender
 from isochrone.store import records as r
-from isochrone.store.catalogue import Group, Image, Mark
+from isochrone.store.catalogue import Group, Mark
 from isochrone.store.pool import Pool
-from isochrone.store.ranges import CHUNK_BLOCKS
-from isochrone.store.tracks import LEAF_BLOCKS, Table
 from isochrone.types import BLOCK, Caller, Lineage, Proof
+
+PURPOSES: Final = ("follow", "probe")
 
 
 class SourceSession:
@@ -59,13 +54,11 @@ class SourceSession:
         self._has: Mark | None = None  # what is there once all that was sent has been taken
         self._cut_here = False  # a cut was placed in this connection
         self._pull: Pull | None = None
-        self._credit = 0
+        self._out = Sender(pool, conversation, self._heartbeat)
         self._token = 0  # newest SYNC; a cut placed or found unnecessary from then on covers it
         self._token_done = 0
         self._left = False
-        self._news = asyncio.Event()  # a message came in that the sender may wait for
         self._last_cut_at = -1e9
-        self._spoke_at = -1e9
 
     @property
     def bytes_sent(self) -> int:
@@ -93,7 +86,7 @@ class SourceSession:
             message, hint = e.message[:TEXT_CHARS_MAX], e.hint[:TEXT_CHARS_MAX]
             await self._talk.last_word(Refuse(code=e.code, message=message, hint=hint))
             raise
-        if first.probe:
+        if first.purpose == "probe":
             await self._talk.last_word(welcome)
             return
         await self._talk.send(welcome)
@@ -129,6 +122,8 @@ class SourceSession:
 
     async def _accept(self, hello: Hello) -> Welcome:
         pool = self._pool
+        if hello.purpose not in PURPOSES:
+            raise PeerFault(f"the other side wants to {hello.purpose!r}, which is unknown here")
         group = find_group(pool, hello.group)
         theirs = Lineage(hello.lineage, hello.epoch)
         if theirs.supersedes(group.identity):
@@ -157,8 +152,8 @@ class SourceSession:
                 hint="promote the secondary, or remove its mirror to copy everything again",
             )
         self._group, self.group_name, self.peer = group, group.name, hello.pool
-        if not hello.probe and hello.pool not in group.sessions:
-            pool.record(r.SessionOpened(group=group.name, peer=hello.pool))
+        if hello.purpose == "follow" and hello.pool not in group.sessions:
+            pool.record(r.SessionOpened(group=group.name, peer=hello.pool, site=hello.site))
         return Welcome(
             pool=pool.identity,
             lineage=group.lineage,
@@ -192,9 +187,9 @@ class SourceSession:
                         raise PeerFault("a PULL came before the last one was answered")
                     if pull.cut > self._live_group().cut:
                         raise PeerFault(f"a PULL says that cut {pull.cut} is there; it is not here")
-                    self._pull, self._credit = pull, pull.credit
+                    self._pull, self._out.credit = pull, pull.credit
                 case Credit(bytes=more):
-                    self._credit += more
+                    self._out.credit += more
                 case Sync(token=token):
                     self._token = max(self._token, token)
                 case Heartbeat():
@@ -204,7 +199,7 @@ class SourceSession:
                     self._forget()
                 case other:
                     raise PeerFault(f"a secondary does not send {type(other).__name__}")
-            self._news.set()
+            self._out.news.set()
 
     def _forget(self) -> None:
         group = self._live_group()
@@ -223,7 +218,7 @@ class SourceSession:
     async def _serve(self) -> None:
         while True:
             while self._pull is None:
-                await self._wait(HEARTBEAT_SECONDS)
+                await self._out.wait(HEARTBEAT_SECONDS)
             pull = self._pull
             group = self._live_group()
             self.acked = max(self.acked, pull.cut)
@@ -253,10 +248,10 @@ class SourceSession:
             if not self._cut_here or cuts.changed_since(self._pool, group, base):
                 if token > self._token_done or clock.monotonic() >= due:
                     return
-                await self._wait(min(HEARTBEAT_SECONDS, due - clock.monotonic()))
+                await self._out.wait(min(HEARTBEAT_SECONDS, due - clock.monotonic()))
             else:
                 await self._tell_clean(group, base, token)
-                await self._wait(min(HEARTBEAT_SECONDS, self._interval))
+                await self._out.wait(min(HEARTBEAT_SECONDS, self._interval))
             self._live_group()
 
     async def _tell_clean(self, group: Group, base: Mark, token: int) -> None:
@@ -272,17 +267,8 @@ class SourceSession:
             changed = self._pool.state.blocks_changed(self._group)
             behind = (changed - self._has.blocks_changed) * BLOCK
         stamp = self._pool.world.clock.wall_ns()
-        self._spoke_at = self._pool.world.clock.monotonic()
+        self._out.spoke_at = self._pool.world.clock.monotonic()
         await self._talk.send(Heartbeat(stamp=stamp, behind_bytes=behind, token=self._token_done))
-
-    async def _wait(self, seconds: float) -> None:
-        """Until a message comes or the time is over; then say that we are alive."""
-        self._news.clear()
-        try:
-            async with asyncio.timeout(max(seconds, 0.001)):
-                await self._news.wait()
-        except TimeoutError:
-            await self._heartbeat()
 
     async def _send_group(self, group: Group, base: Mark | None) -> None:
         """Place a cut, make it durable, and send everything between it and the base."""
@@ -303,9 +289,9 @@ class SourceSession:
                 Begin(base=base.cut if base else 0, cut=mark.cut, volumes=volumes)
             )
             if base is None:
-                blocks = await self._send_image(frozen)
+                blocks = await self._out.image(frozen)
             else:
-                blocks = await self._send_window(group, base, mark)
+                blocks = await self._out.window(group, base, mark)
         finally:
             for pin in pins:
                 pool.state.pins.remove(pin)
@@ -323,100 +309,3 @@ class SourceSession:
             flush.result()
         finally:
             flush.cancel()
-
-    async def _send_window(self, group: Group, base: Mark, mark: Mark) -> int:
-        """What happened between two cuts; the number of blocks sent."""
-        sent = 0
-        log = self._pool.log
-        items = window(
-            log, group.volumes, base.lsn, mark.lsn,
-            blocks_max=DATA_BLOCKS_MAX, images=tuple(group.images),
-        )  # fmt: skip
-        for item in items:
-            if item is None:
-                await self._breathe()
-            else:
-                sent += await self._send_item(item)
-        return sent
-
-    async def _send_item(self, item: Item) -> int:
-        match item:
-            case Blocks():
-                payload = read_blocks(self._pool.log, item)
-                return await self._send_blocks(item.volume, item.blocks, item.sums, payload)
-            case HoleRanges(ranges=ranges):
-                await self._talk.send(Holes(ranges=ranges))
-            case Barrier(record=record):
-                await self._talk.send(Command(body=r.encode(record)))
-            case Became(image=image):
-                return await self._send_became(image)
-        return 0
-
-    async def _send_became(self, image: Image) -> int:
-        """What a record without data made of a volume; the number of blocks sent."""
-        state = self._pool.state
-        table = state.tables.get(image.image)
-        if table is None:
-            raise Conflict("the group is not mirrored to this secondary any more")
-        resized = r.VolumeResized(id=image.volume, size=image.size)
-        await self._talk.send(Command(body=r.encode(resized)))
-        sent = 0
-        for at in range(0, len(image.ranges), HOLES_MAX):
-            ranges = [(image.volume, *range) for range in image.ranges[at : at + HOLES_MAX]]
-            await self._talk.send(Holes(ranges=tuple(ranges)))
-        for block, count in image.ranges:
-            end = block + count
-            while block < end:
-                stop = min(end, (block // LEAF_BLOCKS + 1) * LEAF_BLOCKS)
-                words = state.forest.leaf(table, block // LEAF_BLOCKS)
-                if words is not None:
-                    low = block % LEAF_BLOCKS
-                    for item in _leaf_items(
-                        image.volume, block - low, words, low, low + stop - block
-                    ):
-                        sent += await self._send_item(item)
-                if words is not None or not stop % CHUNK_BLOCKS:
-                    await self._breathe()
-                block = stop
-        return sent
-
-    async def _send_image(self, frozen: list[tuple[int, Table]]) -> int:
-        """Every mapped block of a frozen image; the number of blocks sent."""
-        sent = 0
-        for id, table in frozen:
-            for index, words in self._pool.state.forest.leaves(table):
-                for item in _leaf_items(id, index * LEAF_BLOCKS, words):
-                    sent += await self._send_item(item)
-                await self._breathe()
-        return sent
-
-    async def _send_blocks(
-        self, volume: int, blocks: array[int], sums: array[int], payload: bytes
-    ) -> int:
-        while self._credit <= 0:
-            await self._wait(HEARTBEAT_SECONDS)
-        self._credit -= len(payload)
-        await self._talk.send(Data(volume, blocks, sums, payload))
-        return len(blocks)
-
-    async def _breathe(self) -> None:
-        """Let block clients run in the middle of long work, and do not fall silent over it."""
-        clock = self._pool.world.clock
-        await clock.sleep(0)
-        if clock.monotonic() - self._spoke_at > HEARTBEAT_SECONDS:
-            await self._heartbeat()
-
-
-def _leaf_items(
-    volume: int, first: int, words: array[int], low: int = 0, high: int = LEAF_BLOCKS
-) -> Iterator[Blocks]:
-    """The mapped blocks of a part of a leaf, in items of at most one frame."""
-    mapped = [at for at in range(low, high) if words[at]]
-    for start in range(0, len(mapped), DATA_BLOCKS_MAX):
-        part = mapped[start : start + DATA_BLOCKS_MAX]
-        yield Blocks(
-            volume,
-            array("Q", [first + at for at in part]),
-            array("Q", [words[at] for at in part]),
-            array("Q", [words[LEAF_BLOCKS + at] for at in part]),
-        )

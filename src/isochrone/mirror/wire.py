@@ -46,15 +46,15 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import Annotated, Final, cast
+from typing import Final, cast
 
 import lz4.block
 import msgspec
-from msgspec import Meta
 
 from isochrone.errors import PeerFault
+from isochrone.mirror.messages import DATA_TYPE, TYPES, AnyMessage, Data
 from isochrone.store.format import checksum
-from isochrone.types import BLOCK, KIB, MIB, Buffer
+from isochrone.types import BLOCK, MIB, Buffer
 
 VERSION: Final = 1
 MAGIC: Final = b"ILNK"
@@ -62,15 +62,6 @@ DATA_BLOCKS_MAX: Final = 256  # 1 MiB: large enough to forget the header, small 
 FRAME_BYTES_MAX: Final = 2 * MIB  # the largest DATA frame with its numbers and checksums fits
 FLAG_LZ4: Final = 1
 
-# What a message may hold. The other side is checked against it before anything is made of it.
-GROUP_VOLUMES_MAX: Final = 1024  # keeps the record that begins a consistency group below a frame
-HOLES_MAX: Final = 4096  # ranges in one message; keeps it below 128 KiB
-COMMAND_BYTES_MAX: Final = 256 * KIB  # a copy of as many volumes as possible has a quarter of it
-TEXT_CHARS_MAX: Final = 1000  # of an error and its hint; longer ones are cut by the sender
-
-Name = Annotated[str, Meta(max_length=256)]
-Text = Annotated[str, Meta(max_length=TEXT_CHARS_MAX)]
-Number = Annotated[int, Meta(ge=0, le=1 << 62)]  # +1 and a sum of two still fit 64 bits
 _HEAD: Final = Struct("<4sBBHQI4x")
 _SUM: Final = Struct("<Q")
 _DATA: Final = Struct("<II")
@@ -78,124 +69,6 @@ HEAD_BYTES: Final = _HEAD.size + _SUM.size
 assert HEAD_BYTES == 32
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all messages that are MessagePack."""
-
-
-class RemoteVolume(msgspec.Struct, frozen=True, array_like=True):
-    id: Number
-    name: Name
-    size: Number
-
-
-Volumes = Annotated[tuple[RemoteVolume, ...], Meta(max_length=GROUP_VOLUMES_MAX)]
-Range = tuple[Number, Number, Number]  # volume id, first block, number of blocks
-
-
-class Hello(Message, frozen=True):
-    pool: Name  # identity of the secondary
-    group: Name
-    lineage: Name  # empty before the first copy
-    epoch: Number
-    cut: Number  # newest committed, 0: none
-    probe: bool = False  # only ask whether a mirror would be accepted
-
-
-class Welcome(Message, frozen=True):
-    pool: Name
-    lineage: Name
-    epoch: Number
-    cut: Number  # newest placed
-    resume: bool  # the cut of the secondary can be continued
-    volumes: Volumes
-
-
-class Refuse(Message, frozen=True):
-    code: Name  # name of an error class
-    message: Text
-    hint: Text = ""
-
-
-class Pull(Message, frozen=True):
-    cut: Number  # hardened: the primary may forget what lies before
-    credit: Number  # bytes of DATA payload it may send before more credit comes
-
-
-class Credit(Message, frozen=True):
-    bytes: Number
-
-
-class Begin(Message, frozen=True):
-    base: Number
-    cut: Number
-    volumes: Volumes
-
-
-class Holes(Message, frozen=True):
-    ranges: Annotated[tuple[Range, ...], Meta(max_length=HOLES_MAX)]
-
-
-class Command(Message, frozen=True):
-    """A record of the primary's log, as it lies there."""
-
-    body: Annotated[bytes, Meta(max_length=COMMAND_BYTES_MAX)]
-
-
-class Cut(Message, frozen=True):
-    cut: Number
-    stamp: Number
-    blocks: Number  # how many came in DATA since BEGIN
-    token: Number  # newest SYNC seen before the cut was placed
-
-
-class Heartbeat(Message, frozen=True):
-    stamp: Number
-    clean: Number = 0  # primary: nothing changed since this cut, up to `stamp`; 0: something did
-    # primary: changed since the cut the secondary has; -1: unknown
-    behind_bytes: Annotated[int, Meta(ge=-1, le=1 << 62)] = 0
-    token: Number = 0  # primary: newest SYNC seen
-
-
-class Sync(Message, frozen=True):
-    """Do not wait for the interval: place a cut if anything has changed."""
-
-    token: Number
-
-
-class Fence(Message, frozen=True):
-    group: Name
-    lineage: Name
-    epoch: Number
-
-
-class Fenced(Message, frozen=True):
-    epoch: Number
-
-
-class Leave(Message, frozen=True):
-    """The secondary does not follow the group any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Blocks of one volume, in any order of the log, ascending in the volume."""
-
-    volume: int
-    blocks: array[int]
-    sums: array[int]
-    payload: Buffer
-
-
-AnyMessage = (
-    Hello | Welcome | Refuse | Pull | Credit | Begin | Data | Holes | Command | Cut | Heartbeat
-    | Sync | Fence | Fenced | Leave
-)  # fmt: skip
-
-TYPES: Final[dict[int, type[Message]]] = {
-    1: Hello, 2: Welcome, 3: Refuse, 4: Pull, 5: Credit, 6: Begin, 8: Holes, 9: Command, 10: Cut,
-    11: Heartbeat, 12: Sync, 13: Fence, 14: Fenced, 15: Leave,
-}  # fmt: skip
-DATA_TYPE: Final = 7
 _NUMBERS: Final[dict[type, int]] = {kind: number for number, kind in TYPES.items()}
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODERS: Final = {number: msgspec.msgpack.Decoder(kind) for number, kind in TYPES.items()}

@@ -11,6 +11,7 @@ from isochrone.store.catalogue import (
     Incoming,
     Mark,
     Place,
+    Session,
     Volume,
 )
 
@@ -35,7 +36,18 @@ def group_deleted(state: Catalogue, place: Place, record: r.GroupDeleted) -> Non
 
 
 def session_opened(state: Catalogue, place: Place, record: r.SessionOpened) -> None:
-    state.groups[record.group].sessions[record.peer] = 0
+    state.groups[record.group].sessions[record.peer] = Session(site=record.site)
+
+
+def session_suspended(state: Catalogue, place: Place, record: r.SessionSuspended) -> None:
+    session = state.groups[record.group].sessions[record.peer]
+    session.keeps_log, session.cause = False, record.cause
+    session.suspended_stamp = record.stamp
+
+
+def session_resumed(state: Catalogue, place: Place, record: r.SessionResumed) -> None:
+    session = state.groups[record.group].sessions[record.peer]
+    session.cause, session.suspended_stamp = "", 0
 
 
 def session_closed(state: Catalogue, place: Place, record: r.SessionClosed) -> None:
@@ -46,9 +58,11 @@ def cut_placed(state: Catalogue, place: Place, record: r.CutPlaced) -> None:
     group = state.groups[record.group]
     assert record.cut > group.cut
     group.cut, group.cut_stamp = record.cut, record.stamp
-    group.sessions.update(record.acked)
+    for peer, cut in record.acked.items():
+        if peer in group.sessions:
+            group.sessions[peer].cut = cut
     group.marks.append(Mark(record.cut, place.lsn, record.stamp, state.blocks_changed(group)))
-    needed = min(group.sessions.values(), default=record.cut)
+    needed = min((s.cut for s in group.sessions.values()), default=record.cut)
     keep = [mark for mark in group.marks if mark.cut >= needed]
     # Above the bound the middle goes: a session resumes from its own cut or the newest only.
     group.marks = keep if len(keep) <= MARKS_MAX else [keep[0], *keep[1 - MARKS_MAX :]]

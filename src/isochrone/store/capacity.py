@@ -283,6 +283,6 @@ def _cuts(state: State) -> Iterator[tuple[str, int, list[str]]]:
     """(group, oldest lsn it needs, the peers that need it)."""
     for group in state.groups.values():
         if group.role == "primary" and group.sessions and group.marks:
-            least = min(group.sessions.values())
-            peers = sorted(peer for peer, cut in group.sessions.items() if cut == least)
+            least = min(s.cut for s in group.sessions.values())
+            peers = sorted(peer for peer, s in group.sessions.items() if s.cut == least)
             yield group.name, min(mark.lsn for mark in group.marks), peers

@@ -112,6 +112,17 @@ class Image(msgspec.Struct, array_like=True):
     extents: list[tuple[int, int, int]] = []
 
 
+class Session(msgspec.Struct, kw_only=True):
+    """What a primary knows of one secondary of a group, also while it is away."""
+
+    cut: int = 0  # newest it has hardened
+    site: str = ""  # what the other side calls itself
+    keeps_log: bool = True  # False: of what it has not, only the changed tracks are known
+    cause: str = ""  # why it is suspended; empty: it is served
+    suspended_stamp: int = 0
+    whole_lsn: int = 0  # lsn of the newest cut it got by images of volumes, not by the log
+
+
 class Incoming(msgspec.Struct, kw_only=True):
     """A consistency group that is being received."""
 
@@ -134,7 +145,8 @@ class Group(msgspec.Struct, kw_only=True):
     cut: int = 0  # primary: newest placed; secondary: newest applied; 0: none yet
     cut_stamp: int = 0
     marks: list[Mark] = []  # primary: where the cuts lie that a secondary may resume from
-    sessions: dict[str, int] = {}  # primary: peer -> newest cut it has hardened
+    sessions: dict[str, Session] = msgspec.field(name="peers", default_factory=dict)
+    acked: dict[str, int] = msgspec.field(name="sessions", default_factory=dict)  # see below
     source: str = ""  # secondary: address of the primary's link
     remote_ids: dict[int, int] = {}  # secondary: volume id at the primary -> here
     incoming: Incoming | None = None
@@ -143,6 +155,11 @@ class Group(msgspec.Struct, kw_only=True):
     lost: dict[str, int] = {}
     fence_pending: bool = False  # promoted: the old primary does not know yet
     images: list[Image] = []  # primary: for those whose newest cut is older
+
+    def __post_init__(self) -> None:
+        """Pools of the first builds know nothing but the newest cut of each secondary."""
+        self.sessions.update({peer: Session(cut=cut) for peer, cut in self.acked.items()})
+        self.acked = {}
 
     @property
     def identity(self) -> Lineage:

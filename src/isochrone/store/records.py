@@ -169,6 +169,23 @@ class SessionOpened(Record, frozen=True, tag="session-opened"):
 
     group: str
     peer: str
+    site: str = ""
+
+
+class SessionSuspended(Record, frozen=True, tag="session-suspended"):
+    """The secondary gets nothing until it is resumed. The log is not kept for it any more."""
+
+    group: str
+    peer: str
+    cause: str  # a sentence for people
+    stamp: int
+
+
+class SessionResumed(Record, frozen=True, tag="session-resumed"):
+    """The secondary is served again; what it lacks comes from the changed tracks."""
+
+    group: str
+    peer: str
 
 
 class SessionClosed(Record, frozen=True, tag="session-closed"):
@@ -270,7 +287,8 @@ class ScheduleDeleted(Record, frozen=True, tag="schedule-deleted"):
 AnyRecord = (
     ScheduleSet | ScheduleDeleted | VolumeLabelled | CopyHeld | ClockSeen |
     VolumeCreated | VolumeResized | VolumeDeleted | CopyTaken | CopyClassified | CopyDeleted
-    | GroupCreated | GroupDeleted | SessionOpened | SessionClosed | CutPlaced | Fenced | MirrorAdded
+    | GroupCreated | GroupDeleted | SessionOpened | SessionSuspended | SessionResumed
+    | SessionClosed | CutPlaced | Fenced | MirrorAdded
     | IncomingBegun | IncomingDropped | IncomingCommitted | Promoted | PeerFenced
     | RelationsEstablished | RelationsRefreshed | RelationsRestored | RelationsWithdrawn
     | VolumesReverted

@@ -38,6 +38,8 @@ _APPLY: Final[dict[type[r.Record], Callable[[Catalogue, Place, Any], None]]] = {
     r.GroupCreated: apply_groups.group_created,
     r.GroupDeleted: apply_groups.group_deleted,
     r.SessionOpened: apply_groups.session_opened,
+    r.SessionSuspended: apply_groups.session_suspended,
+    r.SessionResumed: apply_groups.session_resumed,
     r.SessionClosed: apply_groups.session_closed,
     r.CutPlaced: apply_groups.cut_placed,
     r.Fenced: apply_groups.fenced,

@@ -1,0 +1,137 @@
+"""What a primary sends of a group: a part of the log, or whole images; never more than it may."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Awaitable, Callable, Iterator
+
+from isochrone.errors import Conflict
+from isochrone.mirror import sidefile
+from isochrone.mirror.conversation import HEARTBEAT_SECONDS, Conversation
+from isochrone.mirror.messages import HOLES_MAX, Command, Data, Holes
+from isochrone.mirror.sidefile import Barrier, Became, Blocks, HoleRanges, Item, read_blocks
+from isochrone.mirror.wire import DATA_BLOCKS_MAX
+from isochrone.store import records as r
+from isochrone.store.catalogue import Group, Image, Mark
+from isochrone.store.pool import Pool
+from isochrone.store.ranges import CHUNK_BLOCKS
+from isochrone.store.tracks import LEAF_BLOCKS, Table
+
+
+class Sender:
+    """Sends what it is told to, within the credit that the other side gave."""
+
+    def __init__(self, pool: Pool, talk: Conversation, beat: Callable[[], Awaitable[None]]) -> None:
+        self._pool = pool
+        self._talk = talk
+        self._beat = beat  # says that we are alive
+        self.credit = 0  # bytes of payload that may still be sent
+        self.news = asyncio.Event()  # a message came in that the sender may wait for
+        self.spoke_at = -1e9
+
+    async def wait(self, seconds: float) -> None:
+        """Until a message comes or the time is over; then say that we are alive."""
+        self.news.clear()
+        try:
+            async with asyncio.timeout(max(seconds, 0.001)):
+                await self.news.wait()
+        except TimeoutError:
+            await self._beat()
+
+    async def window(self, group: Group, base: Mark, mark: Mark) -> int:
+        """What happened between two cuts; the number of blocks sent."""
+        sent = 0
+        log = self._pool.log
+        items = sidefile.window(
+            log, group.volumes, base.lsn, mark.lsn,
+            blocks_max=DATA_BLOCKS_MAX, images=tuple(group.images),
+        )  # fmt: skip
+        for item in items:
+            if item is None:
+                await self.breathe()
+            else:
+                sent += await self._item(item)
+        return sent
+
+    async def _item(self, item: Item) -> int:
+        match item:
+            case Blocks():
+                payload = read_blocks(self._pool.log, item)
+                return await self.blocks(item.volume, item.blocks, item.sums, payload)
+            case HoleRanges(ranges=ranges):
+                await self._talk.send(Holes(ranges=ranges))
+            case Barrier(record=record):
+                await self._talk.send(Command(body=r.encode(record)))
+            case Became(image=image):
+                return await self._became(image)
+        return 0
+
+    async def _became(self, image: Image) -> int:
+        """What a record without data made of a volume; the number of blocks sent."""
+        state = self._pool.state
+        table = state.tables.get(image.image)
+        if table is None:
+            raise Conflict("the group is not mirrored to this secondary any more")
+        resized = r.VolumeResized(id=image.volume, size=image.size)
+        await self._talk.send(Command(body=r.encode(resized)))
+        sent = 0
+        for at in range(0, len(image.ranges), HOLES_MAX):
+            ranges = [(image.volume, *range) for range in image.ranges[at : at + HOLES_MAX]]
+            await self._talk.send(Holes(ranges=tuple(ranges)))
+        for block, count in image.ranges:
+            end = block + count
+            while block < end:
+                stop = min(end, (block // LEAF_BLOCKS + 1) * LEAF_BLOCKS)
+                words = state.forest.leaf(table, block // LEAF_BLOCKS)
+                if words is not None:
+                    low = block % LEAF_BLOCKS
+                    for item in _leaf_items(
+                        image.volume, block - low, words, low, low + stop - block
+                    ):
+                        sent += await self._item(item)
+                if words is not None or not stop % CHUNK_BLOCKS:
+                    await self.breathe()
+                block = stop
+        return sent
+
+    async def image(self, frozen: list[tuple[int, Table]]) -> int:
+        """Every mapped block of a frozen image; the number of blocks sent."""
+        sent = 0
+        for id, table in frozen:
+            for index, words in self._pool.state.forest.leaves(table):
+                for item in _leaf_items(id, index * LEAF_BLOCKS, words):
+                    sent += await self._item(item)
+                await self.breathe()
+        return sent
+
+    async def blocks(
+        self, volume: int, blocks: array[int], sums: array[int], payload: bytes
+    ) -> int:
+        while self.credit <= 0:
+            await self.wait(HEARTBEAT_SECONDS)
+        self.credit -= len(payload)
+        await self._talk.send(Data(volume, blocks, sums, payload))
+        return len(blocks)
+
+    async def breathe(self) -> None:
+        """Let block clients run in the middle of long work, and do not fall silent over it."""
+        clock = self._pool.world.clock
+        await clock.sleep(0)
+        if clock.monotonic() - self.spoke_at > HEARTBEAT_SECONDS:
+            await self._beat()
+
+
+def _leaf_items(
+    volume: int, first: int, words: array[int], low: int = 0, high: int = LEAF_BLOCKS
+) -> Iterator[Blocks]:
+    """The mapped blocks of a part of a leaf, in items of at most one frame."""
+    mapped = [at for at in range(low, high) if words[at]]
+    for start in range(0, len(mapped), DATA_BLOCKS_MAX):
+        part = mapped[start : start + DATA_BLOCKS_MAX]
+        yield Blocks(
+            volume,
+            array("Q", [first + at for at in part]),
+            array("Q", [words[at] for at in part]),
+            array("Q", [words[LEAF_BLOCKS + at] for at in part]),
+        )
