@@ -2,7 +2,8 @@
 
     python bench/hostile.py --frames 10000000 --live 1000000 --seed 1 --jobs 2
 
-First without sockets, in `jobs` processes; then a real controller, over its Unix socket, with dead
+First without sockets, in `jobs` processes; then both ends of a mirror session, with a tenth of the
+frames (`hostile_link.py`); then a real controller, over its Unix socket, with dead
 readers and unfinished writes that stay while the sessions go on.
 """
 
@@ -24,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench.hostile_link import both_ends  # noqa: E402
 from tests.control.process import Controller, Nbd, controllers  # noqa: E402
 from tests.nbd.hostile import SIZE, Hostile, attack  # noqa: E402
 from tests.nbd.serving import Raw, request  # noqa: E402
@@ -157,6 +159,7 @@ def main() -> None:
     print(f"seed {options.seed}", flush=True)
     if options.frames:
         sans_io(options.frames, options.seed, options.jobs)
+        both_ends(options.frames // 10, options.seed, options.jobs)
     if options.live:
         live(options.live, options.seed)
 

@@ -1,4 +1,4 @@
-"""The main job, end to end, with real clients: a file system survives the loss of a site.
+"""The main job with real clients: a file system survives the loss of a site, and comes home again.
 
     make demo          or: .venv/bin/python demo/demo.py [--keep]
 
@@ -9,6 +9,7 @@ first that does not hold ends the demo with exit code 1.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ FILES_MIB, LEDGER_MIB, IMAGE_MIB = 160, 64, 144  # the ledger of `files` lies be
 TREE_BYTES_MAX = 48 * MIB
 ISOCHRONE = str(Path(sys.executable).parent / "isochrone")
 START_SECONDS_MAX = 20.0
+FENCE_SECONDS_MAX = 30.0  # a new primary tries to tell the old one every five seconds
 
 
 def say(text: str) -> None:
@@ -147,6 +149,15 @@ def fetch(site: Site, exports: list[str], root: Path) -> list[Path]:
     return images
 
 
+def digest(images: list[Path]) -> str:
+    found = hashlib.sha256()
+    for image in images:
+        with image.open("rb") as f:
+            while part := f.read(MIB):
+                found.update(part)
+    return found.hexdigest()
+
+
 def check_file_system(image: Path, tree: Path, out: Path, what: str) -> None:
     run("e2fsck", "-fn", image)
     out.mkdir()
@@ -170,15 +181,21 @@ class Demo:
         self.prepare()
         self.mirror()
         self.copy_while_writing()
+        self.copy_at_both_sites()
+        self.look_back()
         self.lose_a_site()
         report = self.promote()
         self.check(report)
         self.go_on()
+        self.come_back()
+        self.switch_back()
         step("What it took")
         for name, value in self.figures.items():
             say(f"  {name:<46} {value}")
         took = time.monotonic() - started
-        say(f"\nDone in {took:.0f} s. A file system survived the loss of a site.")
+        say(
+            f"\nDone in {took:.0f} s. A file system survived the loss of a site, and is home again."
+        )
 
     def prepare(self) -> None:
         step("1. Site east: two volumes, one with a real file system")
@@ -210,8 +227,9 @@ class Demo:
         started = time.monotonic()
         self.west.do("mirror", "add", "shop", "--source", str(self.east.folder / "link.sock"))
         status = self.west.do("mirror", "wait", "shop", "--timeout", "60")
+        self.first_copy = status["bytes_received"]
         self.figures["first copy on the link"] = (
-            f"{size(status['bytes_received'])} in {time.monotonic() - started:.1f} s"
+            f"{size(self.first_copy)} in {time.monotonic() - started:.1f} s"
         )
         require(status["state"] == "DUPLEX", "the group is DUPLEX")
 
@@ -223,13 +241,38 @@ class Demo:
         cost = status["bytes_commands"] - before
         self.figures["the copy on the link, for both volumes"] = f"{cost} bytes"
         require(0 < cost < 1000, f"the copy itself travelled as {cost} bytes")
-        self.copied = status["bytes_received"]
+
+    def copy_at_both_sites(self) -> None:
+        step("4. One copy at both sites, of one instant; the command returns when both have it")
+        started = time.monotonic()
+        words = ("--group", "shop", "--at", "both", "--name", "golden", "--wait")
+        done = self.east.do("copy", "take", *words)
+        self.figures["a copy at both sites, until both have it"] = (
+            f"{time.monotonic() - started:.1f} s"
+        )
+        states = {site["state"] for site in done["sites"]}
+        require(done["done"] and states == {"DONE"}, "every site has confirmed it")
+        members = ["files@golden", "ledger@golden"]
+        here, there = (fetch(site, members, self.root) for site in (self.east, self.west))
+        require(digest(here) == digest(there), "both hold the same bytes, with no wait in between")
+        self.golden = standing_at(there, "the copy at both sites")
+
+    def look_back(self) -> None:
+        step("5. The replica as of an earlier second, while the mirror goes on")
+        before = self.west.ask("mirror", "status", "shop")["bytes_received"]
         time.sleep(5)
         status = self.west.ask("mirror", "status", "shop")
-        self.figures["changes on the link, in 5 s"] = size(status["bytes_received"] - self.copied)
+        self.figures["changes on the link, in 5 s"] = size(status["bytes_received"] - before)
+        taken = self.west.do("copy", "take", "shop", "--as-of", "3s ago", "--name", "earlier")
+        members = ["files@earlier", "ledger@earlier"]
+        self.earlier = standing_at(fetch(self.west, members, self.root), "the earlier second")
+        require(
+            self.earlier > self.golden,
+            f"as of cut {taken['as_of_cut']} it holds a prefix: {self.earlier} writes",
+        )
 
     def lose_a_site(self) -> None:
-        step("4. Site east is lost: kill -9 in the middle of a write")
+        step("6. Site east is lost: kill -9 in the middle of a write")
         assert self.writer is not None
         if self.writer.poll() is not None:
             fail("the writing client ended before its time")
@@ -240,7 +283,7 @@ class Demo:
         say(f"  the last write it acknowledged was number {self.acknowledged}")
 
     def promote(self) -> dict[str, Any]:
-        step("5. Site west takes over")
+        step("7. Site west takes over")
         started = time.monotonic()
         report: dict[str, Any] = self.west.do("promote", "shop", "--yes")
         run("nbdinfo", "--size", self.west.uri("files"))
@@ -254,7 +297,7 @@ class Demo:
         return report
 
     def check(self, report: dict[str, Any]) -> None:
-        step("6. Is it true?")
+        step("8. Is it true?")
         now = fetch(self.west, ["files", "ledger"], self.root)
         then = fetch(self.west, ["files@nightly", "ledger@nightly"], self.root)
         check_file_system(now[0], self.tree, self.root / "now", "the volume")
@@ -262,34 +305,86 @@ class Demo:
         reached = standing_at(now, "the recovered volumes")
         copied = standing_at(then, "the mirrored copy")
         require(
-            0 < copied < reached <= self.acknowledged,
+            0 < copied < self.golden < self.earlier < reached <= self.acknowledged,
             f"numbered writes are a prefix over both volumes: {copied} in the copy, {reached} of"
-            f" {self.acknowledged} recovered",
+            f" {self.acknowledged} recovered; each image before is an earlier one",
         )
+        self.reached = reached
         self.figures["numbered writes recovered / acknowledged"] = (
             f"{reached} / {self.acknowledged}"
         )
-        require("nightly" in report["copies"], "the copy taken at east is at west")
+        require(
+            {"nightly", "golden"} <= set(report["copies"]), "the copies taken at east are at west"
+        )
 
     def go_on(self) -> None:
-        step("7. West goes on; east comes back and must not be written to")
+        step("9. West goes on; east comes back and must not be written to")
         run(
             "qemu-io", "-f", "raw", "-c", "write -P 7 0 64k", "-c", "flush", self.west.uri("ledger")
         )
         run("qemu-io", "-f", "raw", "-c", "read -P 7 0 64k", self.west.uri("ledger"))
         require(True, "the volumes at west are written and read by qemu-io")
         self.east.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + FENCE_SECONDS_MAX
         while self.east.ask("group", "show", "shop")["role"] != "fenced":
             if time.monotonic() > deadline:
-                fail("the old primary was not fenced within 30 s")
+                fail(f"the old primary was not fenced within {FENCE_SECONDS_MAX:.0f} s")
             time.sleep(0.2)
+        self.must_refuse(self.east, "the old primary is fenced: it refuses writes")
+
+    def must_refuse(self, site: Site, claim: str) -> None:
         refused = subprocess.run(
-            ["qemu-io", "-f", "raw", "-c", "write -P 9 0 4k", self.east.uri("ledger")],
+            ["qemu-io", "-f", "raw", "-c", "write -P 9 0 4k", site.uri("ledger")],
             capture_output=True,
             check=False,
         )
-        require(refused.returncode != 0, "the old primary is fenced: it refuses writes")
+        require(refused.returncode != 0, claim)
+
+    def come_back(self) -> None:
+        step("10. East follows west, by delta; what never arrived is kept")
+        would = self.east.do("group", "rejoin", "shop", "--dry-run")
+        differs = size(sum(would["diverged"].values()))
+        say(f"  would go on from cut {would['cut']}; at most {differs} here never arrived")
+        kept = self.east.do("group", "rejoin", "shop", "--yes")["orphans"]
+        status = self.east.do("mirror", "wait", "shop")
+        moved = status["bytes_received"]
+        self.figures["coming back, on the link"] = size(moved)
+        require(moved < self.first_copy / 2, f"{size(moved)} were moved, not all of it again")
+        images = fetch(self.east, [f"files@{kept}", f"ledger@{kept}"], self.root)
+        orphaned = standing_at(images, "what was kept")
+        # The client may have been killed before it printed an answer that it had.
+        require(
+            orphaned >= self.acknowledged,
+            f"no acknowledged write is lost: {kept} holds {orphaned}, the recovered volumes"
+            f" {self.reached}",
+        )
+        self.must_be_equal("after coming back")
+
+    def must_be_equal(self, when: str) -> None:
+        """Compare the volumes of both sites, byte for byte."""
+        east, west = (
+            fetch(site, ["files", "ledger"], self.root) for site in (self.east, self.west)
+        )
+        require(digest(east) == digest(west), f"{when}, both sites hold the same bytes")
+        require(standing_at(east, "east") == self.reached, "and the writes that were recovered")
+
+    def switch_back(self) -> None:
+        step("11. And home again, as planned")
+        report = self.east.do("group", "switch", "shop")
+        self.figures["planned switch back, nobody could write for"] = (
+            f"{report['held_seconds']:.2f} s"
+        )
+        run(
+            *("qemu-io", "-f", "raw", "-c", "read -P 7 0 64k", "-c", "write -P 8 0 64k"),
+            *("-c", "flush", self.east.uri("ledger")),
+        )
+        require(True, "east is written to by qemu-io, and holds what was written at west")
+        self.must_refuse(self.west, "west is the secondary again: it refuses writes")
+        status = self.west.do("mirror", "wait", "shop")
+        require(
+            status["bytes_received"] < self.first_copy / 2, "west follows; nothing was copied anew"
+        )
+        self.must_be_equal("home again")
 
     def stop(self) -> None:
         if self.writer is not None and self.writer.poll() is None:

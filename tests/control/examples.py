@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from isochrone.control import views as v
+from isochrone.control import views_mirror as mv
 from isochrone.control import views_schedules as sv
 from isochrone.mirror.status import GroupStatus, PeerStatus, PromoteReport
 
@@ -36,8 +37,12 @@ def group_status(**changed: Any) -> GroupStatus:
     return GroupStatus(**(fields | changed))
 
 
-def peer() -> PeerStatus:
-    return PeerStatus(peer="cd" * 16, connected=True, acked_cut=6, bytes_sent=1 << 20)
+def peer(**changed: Any) -> PeerStatus:
+    fields: dict[str, Any] = {
+        "peer": "cd" * 16, "connected": True, "acked_cut": 6, "bytes_sent": 1 << 20,
+        "state": "ACTIVE", "pair": "DUPLEX", "limit_bytes": 8 << 30,
+    }  # fmt: skip
+    return PeerStatus(**(fields | changed))
 
 
 def report(**changed: Any) -> PromoteReport:
@@ -97,7 +102,7 @@ def site(**changed: Any) -> v.SiteView:
         "failed": "",
         "volumes": [volume()],
         "copies": [copy()],
-        "groups": [v.group_view(group_status())],
+        "groups": [mv.group_view(group_status())],
         "space": v.SpaceView(log_bytes=5 << 30, log_segments=1, free_bytes=10 << 30),
     }
     return v.SiteView(**(fields | changed))

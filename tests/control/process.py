@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -12,6 +13,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
+
+LOG_BYTES: Final = 1 << 20  # of a controller in one test; what Linux lets anybody have
 
 
 class Controller:
@@ -20,17 +24,23 @@ class Controller:
     def __init__(self, directory: Path, *options: str, env: dict[str, str] | None = None) -> None:
         self.directory = directory
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "isochrone", "serve", str(directory), *options],
+            [*self.command(), str(directory), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(env or {})},
         )
         assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        # Its log is read at the end: a controller whose log nobody takes stands still.
+        fcntl.fcntl(self.process.stderr, fcntl.F_SETPIPE_SZ, LOG_BYTES)
         watch = threading.Timer(30, self.process.kill)
         watch.start()
         self.ready = self.process.stdout.readline()  # empty if it ended instead
         watch.cancel()
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "isochrone", "serve"]
 
     def address(self, name: str) -> str:
         words = dict(word.split("=", 1) for word in self.ready.split()[1:])

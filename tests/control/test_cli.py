@@ -67,9 +67,9 @@ def test_groups(at: Cli) -> None:
     assert "primary" in at("mirror", "status").out
     at("group", "create", "g", "g1").refused(4, "there is a group 'g' already")
     at("group", "show", "nix").refused(3, "there is no group 'nix'")
-    at("volume", "delete", "g1", "--yes").refused(4, "belongs to the group 'g'")
-    at("promote", "g").refused(2, "needs a confirmation", "--yes")
-    at("promote", "g", "--yes").refused(4, "primary here already")
+    at("volume", "delete", "g1", "--yes").refused(4, "nothing would be left of the group 'g'")
+    at("promote", "g").refused(4, "primary here already")
+    at("group", "promote", "g", "--check").refused(4, "primary here already")
 
 
 def test_the_door(at: Cli, site: Controller, connect: Connect) -> None:

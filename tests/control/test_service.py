@@ -279,6 +279,8 @@ def test_settings_are_checked_before_anything_is_touched(tmp_path: Path) -> None
     Settings(Path("d"), nbd="127.0.0.1:0", link="[::1]:0", api="localhost:0").check()
     with pytest.raises(InvalidInput, match="--memory"):
         Settings(Path("d"), memory=MIB).check()
+    with pytest.raises(InvalidInput, match="--copy-step"):
+        Settings(Path("d"), copy_step=2048 * MIB).check()
     with pytest.raises(InvalidInput, match="--tls-mode"):
         Settings(Path("d"), tls=TlsSettings(mode=TlsMode.REQUIRED)).check()
 

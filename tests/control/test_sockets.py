@@ -148,9 +148,9 @@ def test_a_port_handed_over_is_held_to_the_same_rule() -> None:
             sockets.check_handed(handed, insecure=False)
         assert sockets.is_port(wire)
         sockets.check_handed(handed, insecure=True)
-        sockets.check_handed(handed, insecure=False, authenticated=True)
+        sockets.check_handed(handed, insecure=False, authenticated=["nbd"])
         with pytest.raises(InvalidInput, match="the socket handed over as link"):
-            sockets.check_handed({"link": [wire]}, insecure=False, authenticated=True)
+            sockets.check_handed({"link": [wire]}, insecure=False, authenticated=["nbd"])
 
 
 def test_socket_files_of_others_stay(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from isochrone.control.times import format_span, parse_instant, rfc3339
+from isochrone.control.times import format_span, parse_instant, parse_past, rfc3339
 from isochrone.errors import InvalidInput
 
 
@@ -56,3 +56,16 @@ def test_an_instant_is_utc_unless_it_says_otherwise(text: str, stamp: int) -> No
 def test_what_is_no_date(text: str) -> None:
     with pytest.raises(InvalidInput, match="is no date"):
         parse_instant(text)
+
+
+def test_what_was_printed_is_found_again() -> None:
+    stamp = 1_700_000_000_123_456_789
+    assert stamp <= parse_past(rfc3339(stamp), 0) < stamp + 10**6
+    assert parse_past("2023-11-14T22:13:20", 0) // 10**6 == 1_700_000_000_000
+    assert parse_past(" 10m ago", 10**12) == 400 * 10**9
+
+
+@pytest.mark.parametrize("text", ["", "ago", " ago", "10m", "10 m ago", "x ago", "2027-02-30"])
+def test_no_instant(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_past(text, 0)

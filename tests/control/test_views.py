@@ -8,15 +8,6 @@ from isochrone.control import views as v
 from tests.control import examples
 
 
-def test_a_group_keeps_every_field_and_gains_its_instants() -> None:
-    status = examples.group_status(peers=[examples.peer()])
-    view = v.group_view(status)
-    assert msgspec.structs.asdict(view).items() >= msgspec.structs.asdict(status).items()
-    assert view.cut_time == "2023-11-14T22:13:20.000Z"
-    assert view.recovery_point_time == "2023-11-14T22:13:21.000Z"
-    assert view.promoted_time == ""
-
-
 def test_a_promote_report_keeps_every_field() -> None:
     report = examples.report()
     view = v.promote_view(report)

@@ -9,6 +9,7 @@ import pytest
 
 from isochrone.dr import failover
 from isochrone.errors import Conflict, NotFound, PeerFault, ReadOnly
+from isochrone.mirror import groups
 from isochrone.mirror.status import PromoteReport
 from isochrone.sim.loop import Crashed
 from isochrone.store import copies, volumes
@@ -19,7 +20,7 @@ from tests.mirror.sites import GROUP, Host, Two, play, until
 
 
 async def promote(host: Host, group: str = GROUP) -> PromoteReport:
-    return await host.call(failover.promote(host.pool, host.mirrors, group))
+    return await host.call(failover.promote(host.pool, host.mirrors, group, force=True))
 
 
 async def writes(two: Two) -> None:
@@ -370,7 +371,7 @@ def test_fencing_goes_on_after_a_restart_of_the_new_primary() -> None:
         await two.b.call(two.b.pool.flush())
         await two.b.restart()
         assert not two.b.group().fence_pending
-        assert not two.b.mirrors._tasks
+        assert not [name for name in two.b.mirrors._tasks if name.startswith("fence")]
 
     play(scenario)
 
@@ -460,5 +461,24 @@ def test_a_site_that_followed_the_old_primary_follows_the_new_one_from_the_begin
         await c.wait()
         assert c.group().epoch == 2
         assert c.image("db") == two.b.image("db")
+
+    play(scenario)
+
+
+def test_a_group_that_is_deleted_while_the_old_primary_is_told() -> None:
+    """What the old primary answers then is of no group any more, and is not written down."""
+
+    async def scenario(two: Two) -> None:
+        two.a.pool.on_change.append(
+            lambda lsn, record: groups.delete(two.b.pool, GROUP)
+            if isinstance(record, r.Fenced) else None
+        )  # fmt: skip
+        await promote(two.b)
+        await until(lambda: two.a.group().role == "fenced")
+        await asyncio.sleep(30)
+        volumes.create(two.b.pool, "more", MIB)
+        await two.b.call(two.b.pool.flush())
+        await two.b.restart()
+        assert GROUP not in two.b.pool.state.groups
 
     play(scenario)

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
 
+import msgspec
 import pytest
 
 from isochrone.errors import PeerFault, Unavailable
-from isochrone.mirror.conversation import SILENCE_SECONDS_MAX, Conversation
-from isochrone.mirror.messages import Heartbeat, Refuse, Sync
+from isochrone.mirror.capabilities import OURS
+from isochrone.mirror.conversation import FIRST_SECONDS_MAX, SILENCE_SECONDS_MAX, Conversation
+from isochrone.mirror.messages import Heartbeat, Hello, Reached, Refuse, Sync, Welcome
 from isochrone.sim.fabric import SimFabric
 from isochrone.sim.loop import run
 from isochrone.sim.site import Site
@@ -18,6 +20,7 @@ from isochrone.world.net import Channel
 from tests.mirror.messages import EXAMPLES
 from tests.mirror.test_wire import frame, same
 
+REACHED = Reached(floor=1, begun=2, step=0, volume=3, block=4, left=5)
 Act = Callable[[Conversation, Channel, SimFabric], Awaitable[None]]
 
 
@@ -50,9 +53,14 @@ def test_messages_come_whole_and_in_order() -> None:
         for message in EXAMPLES.values():
             assert same(await here.receive(), message)
         other = Conversation(there)
+        here.capabilities = frozenset(OURS)
         for message in EXAMPLES.values():
             await here.send(message)
-            assert same(await other.receive(), message)
+            got = await other.receive()
+            if isinstance(got, Hello | Welcome):
+                assert set(OURS) <= set(got.capabilities)  # whoever sends it
+                got = msgspec.structs.replace(got, capabilities=message.capabilities)
+            assert same(got, message)
 
     talk(act)
 
@@ -64,6 +72,35 @@ def test_silence_has_an_end() -> None:
         with pytest.raises(Unavailable, match="silent for 10 s"):
             await here.receive()
         assert loop.time() - began == pytest.approx(SILENCE_SECONDS_MAX, abs=0.1)
+
+    talk(act)
+
+
+def test_a_first_message_does_not_trickle_for_ever() -> None:
+    async def act(here: Conversation, there: Channel, fabric: SimFabric) -> None:
+        async def trickle() -> None:
+            for byte in frame(EXAMPLES["data"]):
+                there.write([bytes([byte])])
+                await asyncio.sleep(SILENCE_SECONDS_MAX - 1)
+
+        slow = asyncio.ensure_future(trickle())
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with pytest.raises(Unavailable, match="nothing complete for 20 s"):
+            await here.receive()
+        assert loop.time() - began == pytest.approx(FIRST_SECONDS_MAX, abs=0.1)
+        slow.cancel()
+
+    talk(act)
+
+
+def test_what_an_old_peer_does_not_know_is_not_sent() -> None:
+    async def act(here: Conversation, there: Channel, fabric: SimFabric) -> None:
+        there.write([frame(EXAMPLES["welcome"])])
+        await here.receive()
+        with pytest.raises(PeerFault, match="a:1 does not know images"):
+            await here.send(REACHED)
+        await here.send(EXAMPLES["sync"])
 
     talk(act)
 

@@ -8,6 +8,7 @@ from isochrone.errors import Conflict, InvalidInput, NotFound
 from isochrone.mirror import groups
 from isochrone.mirror.messages import GROUP_VOLUMES_MAX
 from isochrone.store import copies, volumes
+from isochrone.store import records as r
 from isochrone.types import MIB
 from tests.mirror.sites import Two, play
 
@@ -94,3 +95,86 @@ def test_a_volume_is_in_one_group_and_a_name_is_used_once() -> None:
             groups.find_group(two.a.pool, "h")
 
     in_a_pool(act)
+
+
+# -- other volumes
+
+
+def test_a_change_of_volumes_is_one_record_and_outlives_the_process() -> None:
+    async def act(two: Two) -> None:
+        pool = two.a.pool
+        group = groups.create(pool, "g", ["a", "b"])
+        lsn = pool.log.lsn
+        groups.change(pool, "g", ["c"], ["a"])
+        assert pool.log.lsn == lsn + 1
+        assert groups.members(pool, "g") == ["b", "c"]
+        groups.create(pool, "h", ["a"])
+        await two.a.restart(power=False)
+        assert two.a.group() == group
+        groups.delete_volume(two.a.pool, "c")
+        assert groups.members(two.a.pool, "g") == ["b"]
+        assert "c" not in two.a.pool.state.names
+
+    in_a_pool(act)
+
+
+@pytest.mark.parametrize(
+    ("add", "remove", "error", "words"),
+    [
+        ([], [], InvalidInput, "name volumes"),
+        (["c", "c"], [], InvalidInput, "once"),
+        ([], ["a", "a"], InvalidInput, "once"),
+        (["a"], [], Conflict, "belongs to the group 'g' already"),
+        (["a@c1"], [], Conflict, "copy 'c1'"),
+        (["c", "nobody"], [], NotFound, "nobody"),
+        (["c"], ["nobody"], NotFound, "nobody"),
+        ([], ["c"], Conflict, "'c' is not in the group 'g'"),
+        ([], ["a", "b"], Conflict, "nothing would be left"),
+        ([f"v{n}" for n in range(GROUP_VOLUMES_MAX + 1)], [], InvalidInput, "at most 1024"),
+    ],
+)
+def test_a_refused_change_changes_nothing(add, remove, error, words: str) -> None:
+    async def act(two: Two) -> None:
+        pool = two.a.pool
+        groups.create(pool, "g", ["a", "b"])
+        lsn = pool.log.lsn
+        with pytest.raises(error, match=words):
+            groups.change(pool, "g", add, remove)
+        assert pool.log.lsn == lsn
+
+    in_a_pool(act)
+
+
+def test_volumes_are_chosen_where_the_group_is_written() -> None:
+    async def scenario(two: Two) -> None:
+        with pytest.raises(Conflict, match="secondary here: its volumes are chosen at its primary"):
+            groups.change(two.b.pool, "g", [], ["db"])
+        with pytest.raises(Conflict, match="belongs to the group 'g'"):
+            groups.delete_volume(two.b.pool, "db")
+        two.a.pool.record(r.HandoverBegun(group="g", peer=two.b.pool.identity, stamp=1))
+        for refused in (
+            lambda: groups.change(two.a.pool, "g", [], ["db"]),
+            lambda: groups.delete_volume(two.a.pool, "db"),
+        ):
+            with pytest.raises(Conflict, match="being handed over") as e:
+                refused()
+            assert "group switch g --cancel" in e.value.hint
+
+    play(scenario)
+
+
+def test_a_copy_that_is_on_its_way_needs_its_volumes() -> None:
+    async def scenario(two: Two) -> None:
+        pool = two.a.pool
+        ids = (pool.state.names["wal"],)
+        peer = two.b.pool.identity
+        pool.record(
+            r.CopyRequested(
+                group="g", request="op", name="", volumes=ids, sites=(peer,), stamp=1, seconds=60.0
+            )
+        )
+        with pytest.raises(Conflict, match="is on its way") as e:
+            groups.change(pool, "g", [], ["wal"])
+        assert "its id is op" in e.value.hint
+
+    play(scenario)

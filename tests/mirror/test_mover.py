@@ -9,17 +9,24 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from pyroaring import BitMap
 
+from isochrone.dr import failover
 from isochrone.errors import Conflict, PeerFault, StaleEpoch, Unavailable
+from isochrone.mirror import groups
+from isochrone.mirror.capabilities import OURS
 from isochrone.mirror.conversation import Conversation
 from isochrone.mirror.messages import (
     Begin,
     Command,
     Credit,
     Cut,
+    Diverged,
+    Fence,
     Fenced,
     Heartbeat,
     Hello,
+    Holdings,
     Pull,
     Refuse,
     RemoteVolume,
@@ -72,7 +79,7 @@ class Played:
         return talk, hello
 
     async def next(self, talk: Conversation) -> Any:
-        while isinstance(message := await talk.receive(), Heartbeat | Credit):
+        while isinstance(message := await talk.receive(), Heartbeat | Credit | Holdings):
             pass
         return message
 
@@ -102,8 +109,9 @@ def test_the_greeting_says_what_is_here() -> None:
     async def act(two: Two, me: Played) -> None:
         talk, hello = await me.greeted()
         assert hello == Hello(
-            pool=two.b.pool.identity, group=GROUP, lineage="", epoch=0, cut=0, purpose="follow"
-        )
+            pool=two.b.pool.identity, group=GROUP, lineage="", epoch=0, cut=0, purpose="follow",
+            capabilities=OURS,
+        )  # fmt: skip
         assert await me.next(talk) == Pull(cut=0, credit=CREDIT_BYTES)
         await me.cut(talk, 5, 0, 3, 4)
         assert two.b.says("db", 3) == "5"
@@ -385,3 +393,56 @@ def test_a_refusal_is_told() -> None:
         assert PeerFault.exit_code == 8
 
     play(scenario, mirrored=False)
+
+
+# -- what changes while an answer is awaited
+
+
+def test_a_group_that_is_deleted_while_its_old_primary_is_told() -> None:
+    async def act(two: Two, me: Played) -> None:
+        talk, _ = await me.greeted()
+        await me.next(talk)
+        await me.cut(talk, 1, 0, 3)
+        await two.b.call(failover.promote(two.b.pool, two.b.mirrors, GROUP, force=True))
+        while True:
+            talk = await me.talks.get()
+            with suppress(Unavailable):  # the one that was followed
+                await talk.expect(Fence)
+                break
+        groups.delete(two.b.pool, GROUP)
+        await two.b.call(two.b.pool.flush())
+        await talk.send(Fenced(epoch=2))
+        await until(lambda: f"fence of {GROUP}" not in two.b.mirrors._tasks)
+        assert not two.b.pool.failed
+        await two.b.restart()
+        assert GROUP not in two.b.pool.state.groups
+
+    with_secondary(act)
+
+
+def test_tracks_that_differ_are_told_until_all_of_them_have_come() -> None:
+    """More are found while those that were told are on their way."""
+
+    async def act(two: Two, me: Played) -> None:
+        talk, _ = await me.greeted()
+        await me.next(talk)
+        await me.cut(talk, 1, 0, 3)
+        me.mover.resend({70: BitMap([1])})
+        talk, _ = await me.greeted(resume=True, cut=1)
+        assert (await me.next(talk)).volume == 70
+        assert isinstance(await me.next(talk), Pull)
+        await talk.send(Begin(base=1, cut=2, volumes=VOLUMES))
+        await until(lambda: two.b.group().incoming is not None)
+        two.b.pool.on_change.append(
+            lambda lsn, record: (
+                me.mover.resend({71: BitMap([2])})
+                if isinstance(record, r.IncomingCommitted)
+                else None
+            )
+        )
+        await talk.send(Cut(cut=2, stamp=2, blocks=0, token=0))
+        talk, _ = await me.greeted(resume=True, cut=2)
+        told = [await me.next(talk), await me.next(talk)]
+        assert 71 in [message.volume for message in told if isinstance(message, Diverged)]
+
+    with_secondary(act)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from isochrone.errors import Conflict
-from isochrone.mirror.pairs import MOVES, Event, Pair, move
+from isochrone.errors import Conflict, Damaged, NoSpace, PeerFault, StaleEpoch, Unavailable
+from isochrone.mirror.pairs import MOVES, Cause, Event, Pair, cause_of, move
 
 
 def reachable(start: Pair) -> set[Pair]:
@@ -53,3 +53,19 @@ def test_the_table_is_all_there_is(state: Pair, event: Event) -> None:
             move(state, event)
         assert state.value in e.value.message
         assert event.value in e.value.message
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (Unavailable("nobody answers"), Cause.LINK),
+        (PeerFault("the other side refuses"), Cause.REFUSED),
+        (Conflict("another history"), Cause.REFUSED),
+        (StaleEpoch("taken over"), Cause.FENCED),
+        (NoSpace("full"), Cause.ERROR),
+        (Damaged("a node"), Cause.ERROR),
+        (AssertionError(), Cause.ERROR),
+    ],
+)
+def test_who_has_to_act(error: BaseException, cause: Cause) -> None:
+    assert cause_of(error) is cause

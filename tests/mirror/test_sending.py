@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
-from isochrone.mirror.sending import _leaf_items
-from isochrone.mirror.wire import DATA_BLOCKS_MAX
-from isochrone.store.tracks import LEAF_BLOCKS
-from tests.mirror.leaves import leaf
+import asyncio
+from array import array
+from random import Random
+from typing import Any
+
+from isochrone.mirror.messages import Data, Holes
+from isochrone.mirror.sending import Sender
+from isochrone.mirror.sidefile import HoleRanges
+from isochrone.sim.fabric import SimFabric
+from isochrone.sim.loop import run
+from isochrone.sim.site import Site
+from isochrone.store.pool import Pool
+from isochrone.types import BLOCK
+from tests.mirror.sites import LIMITS, fill
 
 
-def test_a_leaf_is_sent_in_frames_of_mapped_blocks() -> None:
-    words = leaf({at: (100 + at, 7 * at + 1) for at in range(0, LEAF_BLOCKS, 2)})
-    items = list(_leaf_items(5, 1 << 20, words))
-    assert max(len(item.blocks) for item in items) <= DATA_BLOCKS_MAX
-    found = [row for i in items for row in zip(i.blocks, i.pointers, i.sums, strict=True)]
-    assert found == [((1 << 20) + at, 100 + at, 7 * at + 1) for at in range(0, LEAF_BLOCKS, 2)]
+class Talk:
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    async def send(self, message: Any) -> None:
+        self.said.append(message)
 
 
-def test_a_part_of_a_leaf() -> None:
-    words = leaf({3: (9, 1), 4: (10, 2), 8: (11, 3)})
-    (item,) = _leaf_items(5, 64, words, 4, 8)
-    assert (list(item.blocks), list(item.pointers), list(item.sums)) == ([68], [10], [2])
-    assert list(_leaf_items(5, 64, words, 5, 8)) == []
+def test_data_waits_for_credit_and_the_other_side_hears_that_we_are_alive() -> None:
+    async def main() -> None:
+        site = Site("a", SimFabric(asyncio.get_running_loop(), Random(1)), 1)
+        beats = 0
+
+        async def beat() -> None:
+            nonlocal beats
+            beats += 1
+
+        talk = Talk()
+        out = Sender(Pool.open(site.disk, site.world, LIMITS), talk, beat)  # type: ignore[arg-type]
+        assert await out.item(HoleRanges(((1, 0, 16),))) == 0
+        one, payload = array("Q", [0]), fill("x")
+        sending = asyncio.ensure_future(out.blocks(1, one, one, payload))
+        await asyncio.sleep(3.5)
+        assert beats == 3
+        assert [type(message) for message in talk.said] == [Holes]
+        out.credit += 1
+        out.news.set()
+        assert await sending == 1
+        assert out.credit == 1 - BLOCK
+        assert isinstance(talk.said[-1], Data)
+
+    run(main())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from isochrone.errors import (
     Conflict,
@@ -22,6 +23,7 @@ from isochrone.mirror import groups
 from isochrone.mirror.conversation import Conversation
 from isochrone.mirror.messages import Hello
 from isochrone.mirror.service import LEAVE_SECONDS_MAX, SESSIONS_MAX
+from isochrone.mirror.serving import Serving
 from isochrone.sim.loop import Crashed
 from isochrone.store import copies, volumes
 from isochrone.store import records as r
@@ -366,7 +368,7 @@ def test_a_copy_that_lives_between_two_cuts_only() -> None:
         await two.b.wait()
         assert set(two.b.pool.state.copies) == {"c1"}
         assert two.b.says("db@c1", 1) == "x"
-        assert len(two.b.pool.state.volumes) == 3
+        assert len(two.b.pool.state.volumes) - len(two.b.pool.state.history()) == 3
 
     play(scenario, interval=5.0)
 
@@ -612,6 +614,39 @@ def test_removing_in_the_middle_of_a_first_copy() -> None:
     play(scenario, mirrored=False)
 
 
+def test_one_command_at_a_time_decides_who_is_followed() -> None:
+    """And whoever is stopped in the middle leaves the group followed, with nothing to restart."""
+
+    async def scenario(two: Two) -> None:
+        mirrors = two.b.mirrors
+
+        async def stuck() -> None:
+            async with mirrors.released(GROUP):
+                await asyncio.sleep(60)
+
+        first = two.b.site.spawn(stuck())
+        await asyncio.sleep(1)
+        with pytest.raises(Conflict, match="another command"):
+            await two.b.call(mirrors.remove(GROUP))
+        first.cancel()
+        two.a.write("db", 3, "followed again")
+        await asyncio.sleep(0.1)
+        await two.b.wait(timeout=20)
+        assert two.b.says("db", 3) == "followed again"
+        # Cancelled while the mover is still about to end.
+        second = two.b.site.spawn(stuck())
+        await asyncio.sleep(0)
+        second.cancel()
+        two.a.write("db", 3, "once more")
+        await asyncio.sleep(0.1)
+        await two.b.wait(timeout=20)
+        assert two.b.says("db", 3) == "once more"
+        await two.b.call(mirrors.remove(GROUP))
+        assert not [name for name in mirrors._tasks if name.startswith("mover")]
+
+    play(scenario)
+
+
 def test_what_cannot_be_removed() -> None:
     async def scenario(two: Two) -> None:
         with pytest.raises(Conflict, match="not mirrored to this controller"):
@@ -757,3 +792,27 @@ def test_a_group_that_is_deleted_is_not_served_any_more() -> None:
         await until(lambda: "another history" in two.b.status().cause)
 
     play(scenario)
+
+
+def test_a_connection_that_breaks_for_no_known_reason_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(two: Two) -> None:
+        broken = [True]
+        run = Serving.run
+
+        async def run_once(serving: Serving) -> None:
+            if broken.pop():
+                broken.append(False)
+                raise KeyError("a broken invariant")
+            broken.append(False)
+            await run(serving)
+
+        monkeypatch.setattr(Serving, "run", run_once)
+        with capture_logs() as logs:
+            await two.mirror()
+        (entry,) = [x for x in logs if "broke" in x["event"]]
+        assert (entry["log_level"], entry["exc_info"]) == ("error", True)
+        assert two.same("db", "wal")
+
+    play(scenario, mirrored=False)

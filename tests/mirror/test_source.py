@@ -24,8 +24,10 @@ from isochrone.mirror.messages import (
     Heartbeat,
     Hello,
     Holes,
+    Inventory,
     Leave,
     Pull,
+    Reached,
     Refuse,
     Sync,
     Welcome,
@@ -55,8 +57,9 @@ class Played:
         return answer
 
     async def next(self) -> Any:
-        """The next message that is not a heartbeat."""
-        while isinstance(message := await self.talk.receive(), Heartbeat):
+        """The next message that is a part of a group, or begins or ends one."""
+        passed = (Heartbeat, Reached, Inventory)
+        while isinstance(message := await self.talk.receive(), passed):
             pass
         return message
 

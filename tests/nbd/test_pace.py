@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -94,4 +95,44 @@ def test_whose_changes_wait_sends_no_more_of_them(tmp_path: Path) -> None:
         assert writer.error() == (0, b"cookie01")
         serving.until(lambda: [c._reading_paused for c in serving.door._clients] == [False])
         writer.send(request(wire.WRITE, 0, BLOCK, payload=bytes(BLOCK)))
+        assert writer.error() == (0, b"cookie01")
+
+
+def test_changes_of_one_export_wait_for_its_mirror_and_nobody_else(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def pace_export(name: str) -> float:
+        asked.append(name)
+        return 0.3
+
+    with (
+        serve(some_backend(), tmp_path, pace_export=pace_export) as serving,
+        raw(serving.path) as writer,
+        raw(serving.path) as reader,
+    ):
+        writer.open("disk")
+        reader.open("disk")
+        begun = monotonic()
+        writer.send(request(wire.WRITE, 0, BLOCK, payload=bytes(BLOCK)))
+        reader.send(request(wire.READ, 0, BLOCK))
+        assert reader.error() == (0, b"cookie01")
+        assert len(reader.receive(BLOCK)) == BLOCK
+        assert not asked or monotonic() - begun < 0.3
+        assert writer.error() == (0, b"cookie01")
+        assert monotonic() - begun >= 0.29
+        assert asked == ["disk"]
+        # It waits each time, and a client that goes meanwhile is no trouble.
+        writer.send(request(wire.WRITE, 0, BLOCK, payload=bytes(BLOCK)))
+    assert len(asked) <= 2
+
+
+def test_a_close_does_not_wait_for_a_mirror(tmp_path: Path) -> None:
+    with (
+        serve(some_backend(), tmp_path, pace_export=lambda _: 3600.0) as serving,
+        raw(serving.path) as writer,
+    ):
+        writer.open("disk")
+        writer.send(request(wire.WRITE, 0, BLOCK, payload=bytes(BLOCK)))
+        writer.send(request(wire.READ, 0, BLOCK))
+        serving.run(serving.door.close(5))
         assert writer.error() == (0, b"cookie01")

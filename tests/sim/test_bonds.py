@@ -34,3 +34,11 @@ def test_a_part_is_cut_out() -> None:
     assert inside == [(116, 16, 16)]
     assert outside == [(100, 0, 16), (132, 32, 16), (10, 64, 16)]
     assert cut_out(((100, 0, 48),), 0, 1 << 40) == ([(100, 0, 48)], [])
+
+
+def test_only_those_inside_a_group_are_mirrored() -> None:
+    bonds = Bonds()
+    bonds.put(7, Bond(3, "a", "b", ((16, 0, 16), (0, 16, 16)), 3))
+    bonds.put(8, Bond(4, "a", "c", ((0, 0, 16),), 4))
+    assert bonds.within(["a", "b"], 4) == [("a", "b", [(0, 16, 16), (16, 0, 16)])]
+    assert bonds.within(["a", "b"], 2) == []

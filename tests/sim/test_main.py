@@ -96,3 +96,18 @@ def test_the_other_scenario(monkeypatch, capsys) -> None:
     monkeypatch.setattr(command, "keep_seed", keep_seed)
     assert run(monkeypatch, "--keeping", "--seeds", "1", "--jobs", "1") == 1
     assert "replay: python -m isochrone.sim --keeping 1" in capsys.readouterr().out
+
+
+def test_the_scenario_of_changing_roles(monkeypatch, capsys) -> None:
+    real = command.circle_seed
+
+    def circle_seed(seed: int, log):
+        if seed == 2:
+            raise Violation("(i) planted")
+        return real(seed, log)
+
+    monkeypatch.setattr(command, "circle_seed", circle_seed)
+    assert run(monkeypatch, "--circling", "--seeds", "2", "--jobs", "1") == 1
+    told = capsys.readouterr().out
+    assert "seed 2 FAILED: Violation: (i) planted" in told
+    assert "replay: python -m isochrone.sim --circling 2" in told

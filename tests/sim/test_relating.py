@@ -9,10 +9,11 @@ import pytest
 from isochrone.sim import checkers
 from isochrone.sim.checkers import Violation
 from isochrone.sim.history import History
+from isochrone.sim.relating import adopt
 from isochrone.store import relations
 from isochrone.store.check import check_pool
 from isochrone.store.relations import Span, Wish
-from isochrone.types import MIB
+from isochrone.types import BLOCK, MIB, TRACK
 from tests.mirror.sites import Host
 from tests.sim.test_workload import on_a_pool, working
 
@@ -66,3 +67,37 @@ def test_a_command_that_did_something_else_is_noticed() -> None:
             checkers.prefix(history, host.pool)
 
     on_a_pool(act)
+
+
+@pytest.mark.parametrize("inexact", [True, False])
+def test_a_history_goes_on_with_the_relations_of_another(inexact: bool) -> None:
+    """As at a site that took over: what hosts had written by then is known, or nothing is done."""
+
+    async def act(host: Host, old: History) -> None:
+        pool, one, two = host.pool, b"\1" * BLOCK, b"\2" * BLOCK
+        names = [name for name in old.tracks if pool.state.names.get(name)][:2]
+        source, target = names
+        for name, block, content in ((source, 0, one), (source, 16, one)):
+            host.device(name).write(block * BLOCK, memoryview(content))
+            old.write(name, block, content, 1)
+        spans = (Span(0, 0, 2 * TRACK),)
+        (made,) = relations.establish(pool, [Wish(source, target, spans)])
+        old.establish([(source, target, [(0, 0, 32)])], [99], 1)
+        host.device(target).write(17 * BLOCK, memoryview(two))
+        old.write(target, 17, two, 1)
+        made.inexact = inexact
+        fork = History()
+        for name in names:
+            blocks = checkers.image(pool, name)
+            fork.create(name, len(blocks), 1)
+            for at, content in enumerate(blocks):
+                fork.write(name, at, content, 1)
+        adopt(pool, fork, old, old.op)
+        assert checkers.prefix(fork, pool) == fork.op
+        assert bool(pool.state.relations) is not inexact
+        if not inexact:
+            relations.withdraw(pool, [made], discard=True)
+            fork.withdraw(made.id, 0, 1 << 40, 1, discard=True)
+            assert checkers.prefix(fork, pool) == fork.op
+
+    on_a_pool(act, 1)

@@ -104,13 +104,13 @@ def make(path: Path) -> Template:
     assert pool.log.forwarding and min(pool.log.first_lsns) > 1
     settle(pool.checkpoint())
     checkpoint = pool.log.position
-    for n in range(250, 270):
+    for n in range(250, 275):
         device(pool, "a").write(random.randrange(24) * BLOCK, memoryview(pattern(n)))
         pool.commit()
     settle(pool.flush())
     settle(pool.note_durable(at_once=True))
     blocks, _ = visible(pool)
-    device(pool, "b").write(30 * BLOCK, memoryview(pattern(270)))
+    device(pool, "b").write(30 * BLOCK, memoryview(pattern(275)))
     pool.commit()
     unsafe, _ = visible(pool)
     places = placed(pool)

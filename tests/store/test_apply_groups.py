@@ -57,6 +57,24 @@ def test_a_primary_remembers_the_cuts_that_its_sessions_need(story: Story) -> No
     assert [mark.cut for mark in group.marks] == [999]
 
 
+def test_who_comes_back_from_elsewhere_keeps_its_terms_and_is_asked_again(story: Story) -> None:
+    story(
+        r.GroupCreated(name="g", lineage="ab" * 16, volumes=(1, 2)),
+        r.SessionOpened(group="g", peer="p", site="old"),
+        r.SessionSet(
+            group="g", peer="p", policy="pace", limit_bytes=7, limit_seconds=2.0, resync="manual"
+        ),
+        r.SessionHolds(group="g", peer="p", unheld=(3,), inexact=(4,)),
+        r.CutPlaced(group="g", cut=1, stamp=10, acked={"p": 0}),
+    )
+    session = story.state.groups["g"].sessions["p"]
+    assert session.reconciled
+    story(r.SessionOpened(group="g", peer="p", site="new"))
+    assert story.state.groups["g"].sessions["p"] is session
+    assert (session.reconciled, session.unheld, session.inexact) == (False, [], [])
+    assert (session.site, session.policy, session.sent_cut) == ("new", "pace", 1)
+
+
 def test_a_first_copy_appears_at_its_commit(secondary: Story) -> None:
     state = secondary.state
     assert names(secondary) == ["own", "x"]
@@ -115,6 +133,28 @@ def test_what_was_not_committed_leaves_nothing(secondary: Story, how: str) -> No
         assert not group.fence_pending
 
 
+def test_copies_of_a_group_that_is_gone_belong_to_this_site(secondary: Story) -> None:
+    """A later group of the same name has nothing to say of them."""
+    secondary(
+        begun(1, shadow=13),
+        r.CopyTaken(name="c", writable=False, stamp=5, members=((13, 14),), group="g"),
+        r.IncomingCommitted(group="g", cut=2, stamp=200),
+    )
+    copy = secondary.state.copies["c"]
+    secondary.state.touched_copies.clear()
+    secondary(r.GroupDeleted(name="g"))
+    assert (copy.group, copy.origin, copy.kept_from) == ("", "", "")
+    assert list(secondary.state.touched_copies) == ["c"], "the next checkpoint saves it"
+    other = r.IncomingVolume(remote=9, name="y", size=MIB, local=21, shadow=22)
+    secondary(
+        r.MirrorAdded(group="g", source="elsewhere:1"),
+        r.IncomingBegun(group="g", lineage="ef" * 16, epoch=1, base=0, volumes=(other,)),
+        r.CopyDeleted(name="c", group="g"),
+        r.IncomingCommitted(group="g", cut=1, stamp=300),
+    )
+    assert names(secondary) == ["own", "x", "x@c", "y"]
+
+
 def test_a_copy_taken_and_deleted_between_two_cuts_never_shows(secondary: Story) -> None:
     secondary(
         begun(1, shadow=13),
@@ -124,6 +164,32 @@ def test_a_copy_taken_and_deleted_between_two_cuts_never_shows(secondary: Story)
     )
     assert names(secondary) == ["own", "x"]
     assert set(secondary.state.volumes) == {1, 11}
+
+
+def test_what_is_said_of_a_new_copy_is_not_said_of_an_older_one_of_its_name(
+    secondary: Story,
+) -> None:
+    """The primary deleted the older one; it is held here, and stays what it was."""
+    secondary(
+        begun(1, shadow=13),
+        r.CopyTaken(name="c", writable=False, stamp=5, members=((13, 14),), group="g"),
+        r.IncomingCommitted(group="g", cut=2, stamp=200),
+        r.CopyHeld(name="c", until=0, pinned=True),
+        begun(2, shadow=15),
+        r.CopyDeleted(name="c", group="g"),
+        r.CopyTaken(name="c", writable=False, stamp=6, members=((15, 16),), group="g"),
+        r.CopyClassified(name="c", consistency="application", group="g"),
+        r.IncomingCommitted(group="g", cut=3, stamp=300, kept=("c",)),
+    )
+    kinds = {name: copy.consistency for name, copy in secondary.state.copies.items()}
+    assert kinds == {"c": "crash", "c~3": "application"}
+    secondary(
+        begun(3, shadow=17),
+        r.CopyClassified(name="c", consistency="filesystem", group="g"),
+        r.IncomingCommitted(group="g", cut=4, stamp=400),
+    )
+    kinds = {name: copy.consistency for name, copy in secondary.state.copies.items()}
+    assert kinds == {"c": "crash", "c~3": "filesystem"}
 
 
 def test_a_deleted_copy_stays_until_the_commit(secondary: Story) -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroaring import BitMap
 
+from isochrone.store import changes
 from isochrone.store import records as r
 from isochrone.store.apply_relations import split
 from tests.store.stories import SLOTS, Story, begun, following, two_volumes
@@ -177,15 +179,42 @@ def test_an_image_stays_until_every_secondary_has_a_newer_cut(mirrored: Story) -
     assert mirrored.state.groups["g"].images == []
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        r.SessionClosed(group="g", peer="p"),
+        r.SessionFellBehind(group="g", peer="p"),
+        r.SessionSuspended(group="g", peer="p", cause="full", stamp=1),
+    ],
+)
+def test_an_image_that_no_secondary_needs_any_more_goes(mirrored: Story, how: r.AnyRecord) -> None:
+    """There may be no other cut for a long time, or ever, and it keeps old blocks."""
+    mirrored(r.SessionOpened(group="g", peer="q"), established([(0, 0, 32)], images=((2, 20),)))
+    mirrored(how)
+    assert 20 in mirrored.state.volumes, "another one may need it"
+    mirrored(r.SessionClosed(group="g", peer="q"))
+    assert 20 not in mirrored.state.volumes
+    assert mirrored.state.groups["g"].images == []
+
+
 @pytest.mark.parametrize("how", [r.GroupDeleted(name="g"), r.Fenced(group="g", epoch=2)])
 def test_an_image_ends_with_its_group(mirrored: Story, how: r.AnyRecord) -> None:
     mirrored(established([(0, 0, 32)], images=((2, 20),)), how)
     assert sorted(mirrored.state.volumes) == sorted(mirrored.state.tables) == [1, 2]
 
 
-def test_without_a_secondary_no_cut_can_be_resumed_from(mirrored: Story) -> None:
-    mirrored(r.SessionClosed(group="g", peer="p"), established([(0, 0, 32)]))
-    assert mirrored.state.groups["g"].marks == []
+def test_without_a_secondary_the_log_leads_on_from_no_earlier_cut(mirrored: Story) -> None:
+    """It has no image of what a volume became; what changed is known all the same."""
+    state, group = mirrored.state, mirrored.state.groups["g"]
+    session = group.sessions["p"]
+    mark = group.marks[0]
+    assert changes.log_serves(group, session, mark)
+    mirrored(r.SessionClosed(group="g", peer="p"), established([(0, 16, 32)]))
+    assert group.marks == [mark]
+    assert not changes.log_serves(group, session, mark)
+    assert changes.since(state, group, mark.cut) == {2: BitMap([1, 2])}
+    mirrored(r.CutPlaced(group="g", cut=2, stamp=3))
+    assert changes.log_serves(group, session, group.marks[-1])
 
 
 def test_a_relation_ends_with_a_mirrored_copy() -> None:

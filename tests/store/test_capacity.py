@@ -10,7 +10,7 @@ import pytest
 
 from isochrone.store import capacity
 from isochrone.store.capacity import Counter, Holder, Pin, Root, Segment, Usage, holders, pins
-from isochrone.store.catalogue import Copy, Group, Incoming, Mark, Volume
+from isochrone.store.catalogue import Copy, Group, Incoming, Mark, Session, Volume
 from isochrone.store.format import SLOT_BITS, pointer
 from isochrone.store.forward import Forwarding
 from isochrone.store.records import IncomingVolume
@@ -156,7 +156,7 @@ def test_what_holds_garbage() -> None:
     tail = Pin("recovery", "the log since the last checkpoint", 20 * BLOCK)
     assert pins(segments, 4, Held()) == ([tail], 160 * BLOCK)  # type: ignore[arg-type]
     group = Group(
-        name="g", role="primary", sessions={"far": 1, "near": 2},
+        name="g", role="primary", sessions={"far": Session(cut=1), "near": Session(cut=2)},
         marks=[Mark(1, 15, 0, 0), Mark(2, 25, 0, 0)],
     )  # fmt: skip
     found, free = pins(segments, 4, Held(group))  # type: ignore[arg-type]

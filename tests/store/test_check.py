@@ -124,12 +124,12 @@ def test_a_catalogue_that_contradicts_itself(pool: Pool, break_it) -> None:
 
 
 def test_a_damaged_table_costs_what_it_maps_and_not_its_neighbours(tmp_path: Path) -> None:
-    """A leaf costs 4 MiB, a chunk 2 GiB; both with all copies that share them."""
+    """A leaf costs 1 MiB, a chunk 512 MiB; both with all copies that share them."""
     disk = FolderDisk(tmp_path)
     pool = open_on(disk)
-    volumes.create(pool, "v", 4 * GIB)
+    volumes.create(pool, "v", GIB)
     volumes.create(pool, "w", MIB)
-    for at in (0, 4 * MIB, 2 * GIB):
+    for at in (0, MIB, GIB // 2):
         put(pool, "v", at, pattern(at))
     put(pool, "w", 0, pattern(1))
     copies.take(pool, ["v"], name="c")
@@ -143,8 +143,8 @@ def test_a_damaged_table_costs_what_it_maps_and_not_its_neighbours(tmp_path: Pat
     pool = open_on(disk)
     found = [(f.exports, f.offset, f.bytes) for f in findings(pool)]
     assert found == [
-        (["v", "v@c"], 2 * GIB, 2 * GIB),
-        (["v", "v@c"], 4 * MIB, 4 * MIB),
+        (["v", "v@c"], GIB // 2, GIB // 2),
+        (["v", "v@c"], MIB, MIB),
     ]
     assert get(pool, "v", 0, BLOCK) == pattern(0)
     assert get(pool, "w", 0, BLOCK) == pattern(1)

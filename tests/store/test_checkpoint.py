@@ -230,7 +230,7 @@ def test_a_full_disk_under_the_metadata_store(tmp_path: Path) -> None:
     pool = open_on(disk, SMALL)
     volumes.create(pool, "disk", 1 << 30)
     pool._metadata._writer.pragma("max_page_count", 12)
-    for n in range(40):
+    for n in range(120):
         put(pool, "disk", n * 4 * MIB, pattern(n))
     image = shown_blocks(pool)
     for _ in range(2):
@@ -357,7 +357,7 @@ def test_every_page_of_the_store_may_rot(tmp_path: Path) -> None:
     disk = FolderDisk(tmp_path)
     pool = open_on(disk, SMALL)
     volumes.create(pool, "disk", TIB)
-    for n in range(6):
+    for n in range(20):
         put(pool, "disk", n * 4 * MIB, pattern(n))
     copies.take(pool, ["disk"], name="c")
     settle(pool.close())
@@ -370,7 +370,7 @@ def test_every_page_of_the_store_may_rot(tmp_path: Path) -> None:
         try:
             again = open_on(disk, SMALL)
             try:
-                for n in range(6):
+                for n in range(20):
                     assert get(again, "disk", n * 4 * MIB, BLOCK) == pattern(n)
                     assert get(again, "disk@c", n * 4 * MIB, BLOCK) == pattern(n)
             finally:

@@ -138,9 +138,10 @@ def everything(pool: Pool) -> list[bytes]:
     state = pool.state
     items = [
         *state.volumes.values(), *state.copies.values(), *state.groups.values(),
-        *state.relations.values(), *state.schedules.values(),
+        *state.relations.values(), *state.schedules.values(), *state.windows.values(),
+        *([state.trusted] if state.trusted.stamp else []),
     ]  # fmt: skip
-    return sorted(map(item_bytes, [*items, *([state.trusted] if state.trusted.stamp else [])]))
+    return sorted([*map(item_bytes, items), *state.changes.rows().values()])
 
 
 def assert_saved(pool: Pool) -> None:

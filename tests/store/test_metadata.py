@@ -221,10 +221,10 @@ def test_an_item_that_is_not_understood_is_damage(kind: str, body: bytes) -> Non
 def test_another_format_is_refused_and_stays_as_it_is(metadata: Metadata, disk, tmp_path) -> None:
     metadata.close()
     db = disk.metadata()
-    db.execute("UPDATE setting SET value = 2 WHERE key = 'format'; DROP TABLE root")
+    db.execute("UPDATE setting SET value = 3 WHERE key = 'format'; DROP TABLE root")
     db.close()
     before = (tmp_path / METADATA_NAME).read_bytes()
-    with pytest.raises(Damaged, match="metadata format 2; this version knows 1") as e:
+    with pytest.raises(Damaged, match="metadata format 3; this version knows 2") as e:
         Metadata(disk)
     assert "version of isochrone that wrote it" in e.value.hint
     assert (tmp_path / METADATA_NAME).read_bytes() == before

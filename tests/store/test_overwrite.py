@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import pytest
 
 from isochrone.errors import Conflict, Damaged
 from isochrone.store import overwrite, relations, volumes
 from isochrone.store import records as r
 from isochrone.store.check import check_pool
-from isochrone.store.overwrite import Permission
+from isochrone.store.overlay import Decision
+from isochrone.store.overwrite import Permission, Rehearsed
 from isochrone.store.pool import Pool
 from isochrone.store.relations import Span, Wish
 from isochrone.types import MIB
@@ -63,11 +67,28 @@ def test_what_secondaries_have_needs_no_word(pool: Pool) -> None:
     half = Span(0, MIB // 2, MIB // 2)
     (made,) = relations.establish(pool, [Wish("b", "b", (half,))])
     relations.refresh(pool, [made])
-    first, second = pool.state.groups["g"].images
-    assert (first.image, first.source, first.extents) == (0, 2, [(0, 128, 128)])
-    assert second.lsn > first.lsn
-    relations.withdraw(pool, [made], discard=True)  # sends what hosts wrote, and that is little
-    assert pool.state.groups["g"].images[2].image
+    assert pool.state.groups["g"].images == [], "nothing is kept: they do the same by themselves"
+
+
+def test_a_rehearsal_checks_everything_and_does_nothing(pool: Pool) -> None:
+    lsn, told = pool.log.lsn, list[Decision]()
+    pool.on_decision.append(told.append)
+    with pytest.raises(Rehearsed) as seen:
+        relations.establish(
+            pool, [Wish("a", "b")], permission=Permission(mirror="preferred", rehearse=True)
+        )
+    assert seen.value.changes == {2: {1}}
+    with pytest.raises(Conflict, match="mirrored with"):
+        relations.establish(pool, [Wish("a", "b")], permission=Permission(rehearse=True))
+    assert (pool.log.lsn, told, pool.state.relations) == (lsn, [], {})
+
+
+@pytest.mark.parametrize(
+    ("mirror", "allowed"), [("", False), ("required", False), ("preferred", True), ("none", True)]
+)
+def test_what_comes_from_outside(pool: Pool, mirror: Any, allowed: bool) -> None:
+    with contextlib.nullcontext() if allowed else pytest.raises(Conflict, match="travel as data"):
+        relations.establish(pool, [Wish("a", "b")], permission=Permission(mirror=mirror))
 
 
 def test_a_lost_image_is_damage(pool: Pool) -> None:

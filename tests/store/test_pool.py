@@ -409,7 +409,7 @@ def test_a_record_that_cannot_be_applied_is_never_half_of_a_checkpoint(
     damage = "UPDATE node SET sum = sum + ? WHERE id = ?"
     pool._metadata._writer.execute(damage, (1, leaf))
     pool.state.forest._nodes.clear()
-    shifted = relations.Wish("a", "b", (relations.Span(0, MIB, 12 * MIB),))
+    shifted = relations.Wish("a", "b", (relations.Span(0, MIB // 2, 12 * MIB),))
     with pytest.raises(Damaged, match=f"node {leaf} "):
         relations.establish(pool, [shifted])
     with pytest.raises(PoolFailed, match=f"node {leaf} "):
@@ -418,7 +418,7 @@ def test_a_record_that_cannot_be_applied_is_never_half_of_a_checkpoint(
         settle(pool.checkpoint())
     pool._metadata._writer.execute(damage, (-1, leaf))
     pool = rig.kill()
-    assert get(pool, "b", MIB, 12 * MIB) == get(pool, "a", 0, 12 * MIB)
+    assert get(pool, "b", MIB // 2, 12 * MIB) == get(pool, "a", 0, 12 * MIB)
     assert len(pool.state.relations) == 1
 
 

@@ -231,8 +231,8 @@ def test_an_older_store_put_back_is_told_and_replaced(tmp_path: Path) -> None:
 
 
 def test_that_of_a_newer_version_is_not_damaged(life: Life) -> None:
-    sql("UPDATE setting SET value = 2 WHERE key = 'format'")(life.path / METADATA_NAME)
-    with pytest.raises(Conflict, match="format 2; this version knows 1"):
+    sql("UPDATE setting SET value = 3 WHERE key = 'format'")(life.path / METADATA_NAME)
+    with pytest.raises(Conflict, match="format 3; this version knows 2"):
         life.rebuilt()
 
 

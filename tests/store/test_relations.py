@@ -254,7 +254,7 @@ def test_limits_keep_a_command_short(pool: Pool, monkeypatch: pytest.MonkeyPatch
         volumes.create(pool, name, 16 * GIB)
     with pytest.raises(InvalidInput, match="at most 1024 extents"):
         relations.establish(pool, [Wish("x", "y", spans)])
-    with pytest.raises(InvalidInput, match="no multiple of 4 MiB"):
+    with pytest.raises(InvalidInput, match="no multiple of 1 MiB"):
         relations.establish(pool, [Wish("x", "y", (Span(0, TRACK, 5 * GIB),))])
     monkeypatch.setattr(relations, "RELATIONS_MAX", 1)
     one(pool)

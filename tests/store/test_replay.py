@@ -152,7 +152,7 @@ def test_a_checkpoint_is_due_when_many_leaves_have_changed() -> None:
     pool = Rig().open()
     volumes.create(pool, "a", 256 * MIB)
     settle(pool.checkpoint())
-    for n in range(9):
+    for n in range(33):
         assert pool.checkpoint_due is (pool.state.forest.fresh_bytes >= pool.limits.node_bytes)
         device(pool, "a").write(n * 4 * MIB, memoryview(pattern(n)))
         pool.commit()

@@ -253,12 +253,12 @@ def test_nodes_of_the_tables(rig: Rig) -> None:
     put(pool, "v", 8 * MIB, pattern(2))
     copies.take(pool, ["v"], name="c")
     settle(pool.checkpoint())
-    leaf = dict(pool.state.forest.leaf_ids(pool.state.tables[1]))[2]
+    leaf = dict(pool.state.forest.leaf_ids(pool.state.tables[1]))[8]
     pool._metadata._writer.execute("UPDATE node SET sum = sum + 1 WHERE id = ?", (leaf,))
     done = settle(full(Scrub(pool)))
     (finding,) = done.findings
     assert finding.exports == ["v", "v@c"]
-    assert (finding.offset, finding.bytes, finding.segment) == (8 * MIB, 4 * MIB, 0)
+    assert (finding.offset, finding.bytes, finding.segment) == (8 * MIB, MIB, 0)
     assert f"node {leaf}" in finding.cause
     assert done.blocks == 1  # the other one
 

@@ -57,6 +57,15 @@ def make(free: int, on_disk: int, live: int | None = None) -> tuple[Space, FakeL
     return space, log, forest
 
 
+def test_a_pool_is_pressed_before_writers_are_refused() -> None:
+    """There is time to let go of what a mirror keeps."""
+    seen = [(make(free, 60)[0].short, make(free, 60)[0].pressed) for free in range(30, 4, -1)]
+    assert seen[0] == (False, False)
+    assert (True, False) in seen
+    assert seen[-1] == (True, True)
+    assert sorted(seen) == seen
+
+
 def test_a_pool_with_room_is_left_alone() -> None:
     space, _, _ = make(100, 100, 90)
     assert (space.short, space.full, space.wanted, space.pace()) == (False, False, 0, (0.0, False))

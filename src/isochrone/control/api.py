@@ -20,18 +20,33 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from isochrone import __version__
 from isochrone.control import views as v
-from isochrone.control import views_relations, views_schedules
+from isochrone.control import (
+    views_matched,
+    views_points,
+    views_relations,
+    views_schedules,
+    views_site,
+    views_verify,
+)
 from isochrone.control.answers import Body, answer, gives
 from isochrone.control.api_attachments import add_attachments
 from isochrone.control.api_copies import add_copies
+from isochrone.control.api_dr import DR_ANSWERS, add_dr
+from isochrone.control.api_matched import add_requests
+from isochrone.control.api_mirror import MIRROR_ANSWERS, add_mirrors
+from isochrone.control.api_points import add_points
 from isochrone.control.api_pool import POOL_ANSWERS, add_pool, scrub_view
 from isochrone.control.api_relations import add_relations
 from isochrone.control.api_schedules import add_schedules, views_of_schedules
+from isochrone.control.api_site import add_site
+from isochrone.control.api_verify import add_verify
 from isochrone.control.audit import Accounted, Audit, AuditList
 from isochrone.control.census import Census
 from isochrone.control.entrance import Entrance, TlsSettings
 from isochrone.control.filters import parse_chain
-from isochrone.dr.failover import promote
+from isochrone.control.metrics import add_metrics
+from isochrone.control.site import LocalSite
+from isochrone.control.views_mirror import group_view
 from isochrone.errors import InvalidInput, IsochroneError, Unavailable
 from isochrone.mirror import groups
 from isochrone.mirror.service import Mirrors
@@ -47,7 +62,6 @@ from isochrone.store.scrub import Scrub
 from isochrone.world.net import is_loopback
 
 BODY_BYTES_MAX: Final = 1 << 20  # a copy of 4,096 volumes with the longest names needs 540 KB
-WAIT_S_MAX: Final = 86400.0
 
 log = structlog.get_logger("isochrone.api")
 
@@ -80,21 +94,6 @@ class NewFilters(Body):
     filters: list[str] = Field(description="as typed: rate=10MiB/s; the first is outermost")
 
 
-class NewGroup(Body):
-    name: str
-    volumes: list[str]
-
-
-class NewMirror(Body):
-    group: str
-    source: str = Field(description="HOST:PORT or socket path of the primary's link")
-
-
-class Wait(Body):
-    copy_name: str = Field(default="", alias="copy", description="until this copy is here")
-    timeout: float = Field(gt=0, le=WAIT_S_MAX, strict=False, description="seconds")
-
-
 def make_app(
     pool: Pool,
     mirrors: Mirrors,
@@ -104,6 +103,7 @@ def make_app(
     entrance: Entrance | None = None,
     scheduler: Scheduler | None = None,
     scrub: Scrub | None = None,
+    local: LocalSite | None = None,
     insecure: bool = False,
 ) -> ASGIApp:
     """The application. Unless `insecure`, it answers only to names of this machine."""
@@ -120,20 +120,28 @@ def make_app(
     _add_volumes(app, pool, census)
     _add_copies(app, pool, census)
     add_copies(app, pool, census)
-    add_relations(app, pool, census)
+    add_relations(app, pool, census, mirrors.asking)
+    add_requests(app, pool, mirrors.asking)
     scheduler = scheduler or Scheduler(pool)
     add_schedules(app, pool, census, scheduler)
-    _add_groups(app, pool, mirrors)
-    _add_mirrors(app, pool, mirrors)
+    add_mirrors(app, pool, mirrors)
+    add_dr(app, pool, mirrors)
+    add_metrics(app, pool, mirrors)
+    add_points(app, pool, census)
     filters = filters or Filters(PoolBackend(pool))
     _add_filters(app, pool, filters)
     entrance = entrance or Entrance(directory, TlsSettings(), pool.world.clock, ports=False)
     _add_door(app, pool, census, entrance)
+    if local is None:
+        local = LocalSite(directory, pool.world)
+        local.open_enrolment(pool.identity)
+    add_site(app, local)
     audit = Audit(directory, pool)
     add_attachments(app, pool, census, audit, entrance.expel)
     scrub = scrub or Scrub(pool)
     _add_site(app, pool, mirrors, census, filters, scheduler, scrub)
     add_pool(app, Gauge(pool), scrub)
+    add_verify(app, pool, mirrors, scrub)
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -152,11 +160,17 @@ def make_app(
 
 _ANSWERS: Final = (
     *POOL_ANSWERS,
-    *(v.VolumeView, v.VolumeList, v.CopyView, v.CopyList, v.GroupView, v.GroupList),
-    *(v.PromoteView, v.FilterView, v.FilterList, v.SiteView, v.Problem),
+    *(v.VolumeView, v.VolumeList, v.CopyView, v.CopyList),
+    *(v.FilterView, v.FilterList, v.SiteView, v.Problem),
+    *MIRROR_ANSWERS,
+    *DR_ANSWERS,
     *(v.DoorView, v.ReloadView),
     *views_schedules.ANSWERS,
+    *views_site.ANSWERS,
     *views_relations.ANSWERS,
+    *views_matched.ANSWERS,
+    *views_points.ANSWERS,
+    *views_verify.ANSWERS,
     AuditList,
 )
 
@@ -242,7 +256,7 @@ def _add_volumes(app: FastAPI, pool: Pool, census: Census) -> None:
 
     @app.delete("/v1/volumes/{name}", status_code=204)
     async def delete_volume(name: str, *, force_overlay: bool = False) -> Response:
-        volumes.delete(pool, name, force=force_overlay)
+        groups.delete_volume(pool, name, force=force_overlay)
         await pool.flush()
         return Response(status_code=204)
 
@@ -276,53 +290,6 @@ def _add_copies(app: FastAPI, pool: Pool, census: Census) -> None:
     @app.delete("/v1/copies/{name}", status_code=204)
     async def delete_copy(name: str) -> Response:
         copies.delete(pool, name)
-        await pool.flush()
-        return Response(status_code=204)
-
-
-def _add_groups(app: FastAPI, pool: Pool, mirrors: Mirrors) -> None:
-    @app.get("/v1/groups", **gives(v.GroupList))
-    async def list_groups() -> Response:
-        return answer(v.GroupList(groups=[v.group_view(s) for s in mirrors.statuses()]))
-
-    @app.post("/v1/groups", **gives(v.GroupView, 201))
-    async def create_group(body: NewGroup) -> Response:
-        groups.create(pool, body.name, body.volumes)
-        await pool.flush()
-        return answer(v.group_view(mirrors.status(body.name)), 201)
-
-    @app.get("/v1/groups/{name}", **gives(v.GroupView))
-    async def show_group(name: str) -> Response:
-        return answer(v.group_view(mirrors.status(name)))
-
-    @app.delete("/v1/groups/{name}", status_code=204)
-    async def delete_group(name: str) -> Response:
-        groups.delete(pool, name)
-        await pool.flush()
-        return Response(status_code=204)
-
-    @app.post("/v1/groups/{name}/promote", **gives(v.PromoteView))
-    async def promote_group(name: str) -> Response:
-        report = await promote(pool, mirrors, name)
-        await pool.flush()
-        return answer(v.promote_view(report))
-
-
-def _add_mirrors(app: FastAPI, pool: Pool, mirrors: Mirrors) -> None:
-    @app.post("/v1/mirrors", **gives(v.GroupView, 201))
-    async def add_mirror(body: NewMirror) -> Response:
-        status = await mirrors.add(body.group, body.source)
-        await pool.flush()
-        return answer(v.group_view(status), 201)
-
-    @app.post("/v1/mirrors/{group}/wait", **gives(v.GroupView))
-    async def wait_mirror(group: str, body: Wait) -> Response:
-        status = await mirrors.wait(group, copy=body.copy_name, timeout=body.timeout)
-        return answer(v.group_view(status))
-
-    @app.delete("/v1/mirrors/{group}", status_code=204)
-    async def remove_mirror(group: str) -> Response:
-        await mirrors.remove(group)
         await pool.flush()
         return Response(status_code=204)
 
@@ -369,7 +336,7 @@ def _add_site(
 ) -> None:
     @app.get("/v1/status", **gives(v.SiteView))
     async def site() -> Response:
-        view = await census.site([v.group_view(s) for s in mirrors.statuses()])
+        view = await census.site([group_view(s) for s in mirrors.statuses()])
         view.filters = _filter_views(filters)
         view.schedules = views_of_schedules(pool, scheduler)
         view.holds_lag = holds.lateness(pool) / 1e9

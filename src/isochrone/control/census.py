@@ -14,13 +14,13 @@ from isochrone.control.times import rfc3339
 from isochrone.control.views import (
     AttachmentView,
     CopyView,
-    GroupView,
     GuestView,
     MemberView,
     SiteView,
     SpaceView,
     VolumeView,
 )
+from isochrone.control.views_mirror import GroupView
 from isochrone.store.catalogue import Copy, Volume
 from isochrone.store.format import segment_name
 from isochrone.store.holds import why_held
@@ -119,6 +119,7 @@ class Census:
             hold_reason=copy.hold_reason,
             held=why_held(self._pool, copy),
             kept_from=copy.kept_from,
+            as_of_cut=copy.as_of_cut,
         )
 
     async def copies(self) -> list[msgspec.Raw]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from isochrone.control.cli_matched import requests
 from isochrone.control.cli_relations import revert
 from isochrone.control.cli_take import take
 from isochrone.control.command import Site, SiteGroup, confirm, pass_site
@@ -169,4 +170,5 @@ def diff(site: Site, before: str, after: str, volume: str, ranges: bool, tracks:
 
 
 copy.add_command(take)
+copy.add_command(requests)
 copy.add_command(revert)

@@ -9,19 +9,46 @@ import click
 
 from isochrone.control.command import Site, SiteCommand, SiteGroup, confirm, pass_site
 from isochrone.control.relation_words import parse_pairs, parse_range
-from isochrone.errors import InvalidInput
+from isochrone.errors import Conflict, InvalidInput
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def agreement(command: F) -> F:
-    """Options of everything that changes a volume at once."""
+    """Options of what changes a volume at once, and that secondaries cannot refuse."""
     for option in (
         click.option(
             "--mirror",
             type=click.Choice(["none"]),
             default=None,
             help="none: secondaries get the new content as data.",
+        ),
+        click.option(
+            "--force-overlay", is_flag=True, help="Even if it is mirrored and hosts have it open."
+        ),
+        click.option("--online-ok", is_flag=True, help="Hosts may have it open."),
+    ):
+        command = option(command)
+    return command
+
+
+def asked(command: F) -> F:
+    """Options of what changes a volume at once, and can be asked about at secondaries before."""
+    for option in (
+        click.option(
+            "--timeout",
+            type=float,
+            default=5.0,
+            show_default=True,
+            metavar="S",
+            help="Seconds for secondaries to answer.",
+        ),
+        click.option(
+            "--mirror",
+            type=click.Choice(["required", "preferred", "none"]),
+            default=None,
+            help="required: ask secondaries first, refuse if one cannot do the same; preferred:"
+            " ask, do it anyway; none: as data if it is from outside.",
         ),
         click.option(
             "--force-overlay", is_flag=True, help="Even if it is mirrored and hosts have it open."
@@ -68,7 +95,7 @@ def relation() -> None:
 @click.argument("pairs", nargs=-1, required=True, metavar="SOURCE=TARGET...")
 @click.option("--once", is_flag=True, help="Only copy; leave no relation on record.")
 @click.option("--inhibit", is_flag=True, help="Hosts may not write the targets meanwhile.")
-@agreement
+@asked
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_site
 def establish(
@@ -87,11 +114,35 @@ def establish(
     targets = ", ".join(names)
     confirm(f"Overwrite {targets}?", f"overwriting {targets}", yes=yes)
     body = {"pairs": wishes, "once": once, "inhibit": inhibit, **_agreed(agreed)}
-    document = site.call("POST", ("relations",), body)
+    document = site.call("POST", ("relations",), body, wait=agreed["timeout"])
     if once and site.output != "json":
         site.done("overwritten", "volume", targets)
     else:
         _show(site, document)
+
+
+@relation.command("check")
+@click.argument("pairs", nargs=-1, required=True, metavar="SOURCE=TARGET...")
+@click.option("--once", is_flag=True, help="As with --once: no relation stays on record.")
+@asked
+@pass_site
+def check(site: Site, /, pairs: tuple[str, ...], once: bool, **agreed: Any) -> None:
+    """Ask what `establish` would: here, what is known of the secondaries, and each of them.
+
+    Nothing is done, and no room is kept. Ends with an error if any of them says no.
+    """
+    import msgspec
+
+    from isochrone.control import render_matched, views_matched
+
+    body = {"pairs": parse_pairs(pairs), "once": once, **_agreed(agreed)}
+    document = site.call("POST", ("relations", "check"), body, wait=agreed["timeout"])
+    site.show(document, views_matched.CheckView, render_matched.check)
+    found = msgspec.json.decode(document, type=views_matched.CheckView)
+    for step in found.steps:
+        if not step.ok:
+            at = f" at {step.site}" if step.site else ""
+            raise Conflict(f"no{at} ({step.reason}): {step.detail}")
 
 
 @relation.command("list")
@@ -114,19 +165,20 @@ def show(site: Site, number: int) -> None:
 
 @relation.command("refresh")
 @choice
-@agreement
+@asked
 @pass_site
 def refresh(site: Site, /, **options: Any) -> None:
     """Make the targets what the sources are now; one instant for all.
 
     What hosts have written to the targets is gone. Does not ask: scripts refresh.
     """
-    _show(site, site.call("POST", ("relations", "refresh"), _agreed(options)))
+    body, wait = _agreed(options), options["timeout"]
+    _show(site, site.call("POST", ("relations", "refresh"), body, wait=wait))
 
 
 @relation.command("restore")
 @choice
-@agreement
+@asked
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_site
 def restore(site: Site, /, yes: bool, **options: Any) -> None:
@@ -136,7 +188,8 @@ def restore(site: Site, /, yes: bool, **options: Any) -> None:
     """
     what = _named(site, options)
     confirm(f"Overwrite the sources of {what}?", f"overwriting the sources of {what}", yes=yes)
-    _show(site, site.call("POST", ("relations", "restore"), _agreed(options)))
+    body, wait = _agreed(options), options["timeout"]
+    _show(site, site.call("POST", ("relations", "restore"), body, wait=wait))
 
 
 @relation.command("withdraw")

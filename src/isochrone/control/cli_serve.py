@@ -33,6 +33,12 @@ from isochrone.errors import Damaged
 @click.option(
     "--memory", type=SIZE, metavar="SIZE", help="For tables and clients.  [default: 1GiB]"
 )
+@click.option(
+    "--copy-step",
+    type=SIZE,
+    metavar="SIZE",
+    help="A mirror's copy that broke off goes on from so far back.  [default: 64MiB]",
+)
 def serve(directory: Path, nbd: str, link: str, api: str, **options: Any) -> None:
     """Be the controller of DIR, which is created if need be.
 
@@ -41,6 +47,7 @@ def serve(directory: Path, nbd: str, link: str, api: str, **options: Any) -> Non
     reload`, reads certificates and DIR/exports.toml again.
     """
     from isochrone.control import entrance, logs, memory, service
+    from isochrone.mirror.shipment import PROGRESS_BYTES
 
     mode = options["tls_mode"]
     tls = entrance.TlsSettings(
@@ -56,6 +63,7 @@ def serve(directory: Path, nbd: str, link: str, api: str, **options: Any) -> Non
         insecure=options["insecure"],
         tls=tls,
         memory=memory.MEMORY_BYTES if options["memory"] is None else options["memory"],
+        copy_step=PROGRESS_BYTES if options["copy_step"] is None else options["copy_step"],
     )
     settings.check()
     logs.set_up()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from isochrone.control.cli_matched import OPTIONS, only_with_at, several_sites, take_at
+from isochrone.control.cli_points import take_as_of
 from isochrone.control.command import Site, SiteCommand, SiteGroup, pass_site
 from isochrone.errors import HookFailed, InvalidInput, IsochroneError
 
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 @click.option("--writable", is_flag=True, help="A clone, not a snapshot.")
 @click.option("--expendable", is_flag=True, help="Give it up when space runs short.")
 @click.option("--group", default="", metavar="GROUP", help="All volumes of this group.")
+@click.option(
+    "--as-of",
+    default="",
+    metavar="TIME",
+    help="GROUP as it was at its primary at that time, or `10m ago`, or a cut.",
+)
 @click.option(
     "--hook",
     "commands",
@@ -51,6 +59,7 @@ if TYPE_CHECKING:
     type=click.Choice(["crash", "filesystem", "application"]),
     help="Keep no copy that is less.  [default: what the hooks promise]",
 )
+@several_sites
 @click.argument("volumes", nargs=-1, metavar="[VOLUME]...")
 @pass_site
 def take(
@@ -58,6 +67,7 @@ def take(
     /,
     volumes: tuple[str, ...],
     group: str,
+    as_of: str,
     commands: tuple[str, ...],
     mounts: tuple[str, ...],
     deadline: float,
@@ -68,6 +78,19 @@ def take(
     from isochrone.control import render, views
     from isochrone.control.hooks import Quiet
 
+    at, sites = options.pop("at"), {name: options.pop(name) for name in OPTIONS}
+    if at and (as_of or commands or mounts or at_least not in (None, "crash")):
+        raise InvalidInput("hooks and earlier instants are for copies at this site alone")
+    if at and (volumes or group):
+        take_at(site, at, volumes, group, {**options, **sites})
+        return
+    only_with_at(sites)
+    if as_of:
+        if commands or mounts or at_least not in (None, "crash"):
+            raise InvalidInput("what has been cannot be held still", hint="leave the hooks out")
+        document = take_as_of(site, as_of, volumes, group, options)
+        site.show(document, views.CopyView, render.copy)
+        return
     if not volumes and not group:
         raise InvalidInput("which volumes?", hint="name them, or give --group")
     body = {"volumes": list(volumes), "group": group, **options}

@@ -68,7 +68,7 @@ def volume_resize(site: Site, name: str, size: int, shrink: bool, force_overlay:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_site
 def volume_delete(site: Site, name: str, force_overlay: bool, yes: bool) -> None:
-    """Delete a volume with its content; its copies stay.
+    """Delete a volume with its content; its copies stay, and what secondaries have of it.
 
     Asks at a terminal; elsewhere it needs --yes.
     """

@@ -14,7 +14,6 @@ from isochrone.control.views import (
     CopyView,
     DoorView,
     FilterView,
-    GroupView,
     PromoteView,
     ReloadView,
     SiteView,
@@ -162,7 +161,7 @@ def door(view: DoorView, out: Out = None) -> None:
         ]
         table("", ["RULE FOR", "TLS", "HOSTS"], rules, out)
     if view.clients:
-        guests = [[g.export, g.host, g.kind, _shorten(g.addresses)] for g in view.clients]
+        guests = [[g.export, g.host, g.kind, shorten(g.addresses)] for g in view.clients]
         table("", ["EXPORT", "CLIENT", "KNOWN BY", "CONNECTIONS"], guests, out)
 
 
@@ -173,7 +172,7 @@ def _part(used: int, limit: int) -> str:
 def _hosts(hosts: Sequence[str] | None) -> str:
     if hosts is None:
         return "any"
-    return _shorten(hosts) or "none"
+    return shorten(hosts) or "none"
 
 
 def reloaded(view: ReloadView, out: Out = None) -> None:
@@ -193,7 +192,7 @@ def copies(views: Sequence[CopyView], out: Out = None, title: str = "") -> None:
             v.consistency,
             v.group or "-",
             v.held or "-",
-            _shorten([m.export for m in v.members]),
+            shorten([m.export for m in v.members]),
         ]
         for v in views
     ]
@@ -201,7 +200,7 @@ def copies(views: Sequence[CopyView], out: Out = None, title: str = "") -> None:
     table(title, heads, rows, out)
 
 
-def _shorten(names: Sequence[str], at_most: int = 3) -> str:
+def shorten(names: Sequence[str], at_most: int = 3) -> str:
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return " ".join(names[:at_most]) + more
 
@@ -218,7 +217,8 @@ def copy(view: CopyView, out: Out = None) -> None:
         [
             ("name", view.name),
             ("kind", "clone (writable)" if view.writable else "snapshot (read-only)"),
-            ("taken", view.time),
+            ("as of" if view.as_of_cut else "taken", view.time),
+            ("cut", str(view.as_of_cut or "")),
             ("consistent", _CONSISTENT[view.consistency]),
             ("expendable", "goes when space runs short" if view.expendable else ""),
             ("mirror", view.group and f"came with group {view.group}"),
@@ -232,58 +232,7 @@ def copy(view: CopyView, out: Out = None) -> None:
     table("", ["EXPORT", "SIZE", "OF"], rows, out)
 
 
-# -- groups
-
-
-def groups(views: Sequence[GroupView], out: Out = None, title: str = "") -> None:
-    rows = [
-        [
-            g.group,
-            g.role,
-            f"{g.state} ({g.cause})" if g.cause else g.state,
-            str(g.cut) if g.cut else "-",
-            g.recovery_point_time or g.cut_time or "-",
-            format_span(g.recovery_point_age),
-            _shorten(g.volumes),
-        ]
-        for g in views
-    ]
-    heads = ["GROUP", "ROLE", "STATE", "CUT", "POINT", "AGE", "VOLUMES"]
-    table(title, heads, rows, out)
-
-
-def group(view: GroupView, out: Out = None) -> None:
-    here = view.role == "secondary"
-    age = format_span(view.recovery_point_age)
-    facts(
-        [
-            ("group", view.group),
-            ("role", view.role),
-            ("state", f"{view.state} ({view.cause})" if view.cause else view.state),
-            ("cut", f"{view.cut} at {view.cut_time}" if view.cut else "none yet"),
-            ("recovery point", view.recovery_point_time and f"{view.recovery_point_time} ({age})"),
-            ("lineage", view.lineage and f"{view.lineage} epoch {view.epoch}"),
-            ("volumes", ", ".join(view.volumes)),
-            ("source", view.source),
-            ("received", _received(view) if here else ""),
-            ("incoming", f"{format_size(view.bytes_incoming)} not committed" if here else ""),
-            ("promoted", view.promoted_time),
-            ("superseded by", f"epoch {view.superseded_by}" if view.superseded_by else ""),
-            ("old primary", "not fenced yet: keep its clients away" if view.fence_pending else ""),
-        ],
-        out,
-    )
-    rows = [
-        [p.peer, "yes" if p.connected else "no", str(p.acked_cut or "-"), format_size(p.bytes_sent)]
-        for p in view.peers
-    ]
-    if rows:
-        table("", ["SECONDARY", "CONNECTED", "CUT", "SENT"], rows, out)
-
-
-def _received(view: GroupView) -> str:
-    commands = format_size(view.bytes_commands)
-    return f"{format_size(view.bytes_received)} since start, {commands} of it copies as commands"
+# -- disaster
 
 
 def promoted(view: PromoteView, out: Out = None) -> None:
@@ -370,6 +319,8 @@ def site(view: SiteView, out: Out = None) -> None:
             file=out,
         )
     if view.groups:
+        from isochrone.control.render_mirror import groups
+
         groups(view.groups, out, "\nGroups")
     if view.filters:
         filters(view.filters, out, "\nFilters: a drill goes on")

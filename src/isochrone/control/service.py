@@ -27,8 +27,11 @@ from isochrone.control.api import make_app
 from isochrone.control.entrance import Entrance, TlsSettings
 from isochrone.control.memory import MEMORY_BYTES, split_memory
 from isochrone.control.notify import Notifier
+from isochrone.control.site import LocalSite, has_certificate
 from isochrone.errors import InvalidInput, IsochroneError, PoolFailed, Unavailable
+from isochrone.mirror.rewind import Keeper
 from isochrone.mirror.service import Mirrors
+from isochrone.mirror.shipment import PROGRESS_BYTES, PROGRESS_BYTES_MAX, PROGRESS_BYTES_MIN
 from isochrone.nbd.filters import Filters
 from isochrone.nbd.server import FrontDoor
 from isochrone.nbd.vigil import Vigil
@@ -37,6 +40,7 @@ from isochrone.store.front import PoolBackend
 from isochrone.store.pool import LIMITS, Pool
 from isochrone.store.scheduler import Scheduler
 from isochrone.store.scrub import Scrub
+from isochrone.types import MIB
 from isochrone.world import World, system_world
 from isochrone.world.disk import FolderDisk
 from isochrone.world.memory import keep_freed_memory
@@ -58,6 +62,7 @@ class Settings:
     insecure: bool = False  # other hosts may reach these ports
     tls: TlsSettings = field(default_factory=TlsSettings)  # of the block ports
     memory: int = MEMORY_BYTES
+    copy_step: int = PROGRESS_BYTES  # a mirror's copy that broke off sends so much again, at most
 
     def check(self) -> None:
         """Raise `InvalidInput` for what can be seen without touching anything."""
@@ -65,6 +70,10 @@ class Settings:
             sockets.socket_path(self.directory, name)
         self.tls.check()
         split_memory(self.memory)
+        if not PROGRESS_BYTES_MIN <= self.copy_step <= PROGRESS_BYTES_MAX:
+            raise InvalidInput(
+                f"--copy-step is {PROGRESS_BYTES_MIN // MIB} MiB to {PROGRESS_BYTES_MAX // MIB} MiB"
+            )
         for option, address in (("--nbd", self.nbd), ("--link", self.link), ("--api", self.api)):
             if address:
                 self.tcp(option, address)
@@ -73,6 +82,9 @@ class Settings:
         """(host, port) of one of the options. Raises `InvalidInput` if it is too open."""
         if option == "--nbd":
             insecure, hint = self.insecure or self.tls.authenticates, sockets.BLOCK_HINT
+        elif option == "--link":
+            insecure = self.insecure or has_certificate(self.directory)
+            hint = sockets.LINK_HINT
         else:
             insecure, hint = self.insecure, sockets.PORT_HINT
         return sockets.tcp_address(option, address, insecure=insecure, hint=hint)
@@ -139,7 +151,9 @@ class Service:
         settings = self._settings
         settings.check()
         authenticated = settings.tls.authenticates
-        sockets.check_handed(self._handed, insecure=settings.insecure, authenticated=authenticated)
+        enrolled = has_certificate(settings.directory)
+        rooms = [room for room, safe in (("nbd", authenticated), ("link", enrolled)) if safe]
+        sockets.check_handed(self._handed, insecure=settings.insecure, authenticated=rooms)
         ports = bool(settings.nbd) or any(map(sockets.is_port, self._handed.get("nbd", ())))
         return Entrance(settings.directory, settings.tls, self._world.clock, ports=ports)
 
@@ -153,15 +167,18 @@ class Service:
             stack.callback(disk.close)
             sockets.remove_sockets(directory, keep)
             stack.callback(sockets.remove_sockets, directory, keep)
+            local = LocalSite(directory, self._world, insecure=self._settings.insecure)
+            world = replace(self._world, net=local.net)
             self._notifier.status("recovering")
-            pool = Pool.open(disk, self._world, replace(LIMITS, node_bytes=memory.tables))
+            pool = Pool.open(disk, world, replace(LIMITS, node_bytes=memory.tables))
+            local.open_enrolment(pool.identity)
             stack.push_async_callback(self._close, pool)
             scheduler = Scheduler(pool)
             cleaner = Cleaner(pool)
             stack.push_async_callback(cleaner.stop)
             scrub = Scrub(pool)
             stack.push_async_callback(scrub.close)
-            mirrors = Mirrors(pool, self._world)
+            mirrors = Mirrors(pool, world, progress_bytes=self._settings.copy_step)
             stack.push_async_callback(mirrors.stop)
             addresses = await self._listen_link(mirrors)
             await mirrors.start()
@@ -169,13 +186,21 @@ class Service:
             filters = Filters(backend)
             vigil = Vigil(self._world.clock, self._world.work, len(os.sched_getaffinity(0)))
             door = FrontDoor(
-                filters, budget_bytes=memory.clients, vigil=vigil, pace=pool.space.pace
+                filters,
+                budget_bytes=memory.clients,
+                vigil=vigil,
+                pace=pool.space.pace,
+                pace_export=mirrors.pace,
             )
             entrance.lead_to(backend, door)
             stack.push_async_callback(door.close, 0.0)
             addresses += await self._listen_nbd(door, entrance)
             api, listening, bound = self._make_api(
-                *(pool, mirrors, filters), entrance=entrance, scheduler=scheduler, scrub=scrub
+                *(pool, mirrors, filters),
+                entrance=entrance,
+                scheduler=scheduler,
+                scrub=scrub,
+                local=local,
             )
             addresses += bound
             async with asyncio.TaskGroup() as tasks:
@@ -184,13 +209,11 @@ class Service:
                     tasks.create_task(self._checkpoints(pool)),
                     tasks.create_task(cleaner.run()),
                     tasks.create_task(scheduler.run()),
+                    tasks.create_task(Keeper(pool).run()),
                     tasks.create_task(pool.make_spares()),
                     tasks.create_task(self._watchdog()),
                 ]
-                line = " ".join(["ready", *(f"{k}={shlex.quote(a)}" for k, a in addresses)])
-                say_ready(line)
-                self._notifier.ready(_summary(pool))
-                log.info("ready", **dict(addresses))
+                self._tell_ready(pool, addresses, say_ready)
                 scrub.resume()
                 asked = tasks.create_task(self._stop.asked.wait())
                 await asyncio.wait({asked, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -202,6 +225,13 @@ class Service:
                 for chore in chores:
                     chore.cancel()
             self._clean = True
+
+    def _tell_ready(
+        self, pool: Pool, addresses: list[tuple[str, str]], say_ready: Callable[[str], None]
+    ) -> None:
+        say_ready(" ".join(["ready", *(f"{k}={shlex.quote(a)}" for k, a in addresses)]))
+        self._notifier.ready(_summary(pool))
+        log.info("ready", **dict(addresses))
 
     # -- listening
 
@@ -252,6 +282,7 @@ class Service:
         entrance: Entrance,
         scheduler: Scheduler,
         scrub: Scrub,
+        local: LocalSite,
     ) -> tuple[ApiServer, list[sockets.Listening], list[tuple[str, str]]]:
         settings = self._settings
         listening = list(self._handed.get("api", ()))
@@ -268,6 +299,7 @@ class Service:
             entrance=entrance,
             scheduler=scheduler,
             scrub=scrub,
+            local=local,
             insecure=settings.insecure,
         )
         config = uvicorn.Config(

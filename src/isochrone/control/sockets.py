@@ -5,7 +5,7 @@ from __future__ import annotations
 # The listening sockets are made here, so that a port that is taken is an error before "ready".
 import socket  # noqa: TID251
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -71,11 +71,11 @@ def address_of(listening: Listening) -> str:
 
 
 def check_handed(
-    handed: Mapping[str, list[Listening]], *, insecure: bool, authenticated: bool = False
+    handed: Mapping[str, list[Listening]], *, insecure: bool, authenticated: Collection[str] = ()
 ) -> None:
     """Raise `InvalidInput` for a port that others could reach, as `tcp_address` does.
 
-    `authenticated`: clients of the block ports prove who they are.
+    `authenticated`: rooms at whose ports everybody proves who they are.
     """
     for room, listening in handed.items():
         for each in listening:
@@ -83,8 +83,8 @@ def check_handed(
                 tcp_address(
                     f"the socket handed over as {room},",
                     address_of(each),
-                    insecure=insecure or (authenticated and room == "nbd"),
-                    hint=BLOCK_HINT if room == "nbd" else PORT_HINT,
+                    insecure=insecure or room in authenticated,
+                    hint=HINTS.get(room, PORT_HINT),
                 )
 
 
@@ -123,6 +123,11 @@ def keep_private(path: str) -> None:
 
 PORT_HINT: Final = "use 127.0.0.1 and a tunnel, or --insecure on a network that you trust"
 BLOCK_HINT: Final = f"add --tls FOLDER --tls-verify-clients; or {PORT_HINT}"
+LINK_HINT: Final = (
+    "start it without --link, give it a certificate with `isochrone site init NAME`, and start it"
+    f" again; or {PORT_HINT}"
+)
+HINTS: Final = {"nbd": BLOCK_HINT, "link": LINK_HINT}
 
 
 def tcp_address(

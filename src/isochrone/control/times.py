@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from isochrone.errors import InvalidInput
+from isochrone.store.schedule import SECOND, parse_span
 
 
 def rfc3339(stamp: int) -> str:
@@ -26,6 +27,25 @@ def parse_instant(text: str) -> int:
     except (ValueError, OverflowError):
         raise InvalidInput(
             f"{text!r} is no date", hint="as in 2027-01-31, or 2027-01-31T18:00:00Z"
+        ) from None
+
+
+def parse_past(text: str, now: int) -> int:
+    """ns since 1970 of an instant as above, to the millisecond, or of `10m ago`.
+
+    It is the last nanosecond of that millisecond, so that a time that was printed is found again.
+    """
+    span, ago, rest = text.strip().rpartition(" ago")
+    if ago and not rest:
+        return now - parse_span(span) * SECOND
+    try:
+        when = datetime.fromisoformat(text.strip())
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return (round(when.timestamp() * 1000) + 1) * 10**6 - 1
+    except (ValueError, OverflowError):
+        raise InvalidInput(
+            f"{text!r} is no instant", hint="as in 2027-01-31T18:00:00Z, `10m ago`, or a cut: 4711"
         ) from None
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from isochrone.control.times import rfc3339
+from isochrone.control.views_mirror import GroupView
 from isochrone.control.views_pool import ScrubView
 from isochrone.control.views_schedules import ScheduleView
-from isochrone.mirror.status import GroupStatus, PromoteReport
+from isochrone.mirror.status import PromoteReport
 
 
 class AttachmentView(msgspec.Struct, kw_only=True):
@@ -70,22 +71,11 @@ class CopyView(msgspec.Struct, kw_only=True):
     hold_reason: str = ""
     held: str = ""  # why it cannot be deleted now; empty: it can
     kept_from: str = ""  # group whose primary has deleted it
+    as_of_cut: int = 0  # of the group, that it was opened as of; 0: it was taken
 
 
 class CopyList(msgspec.Struct, kw_only=True):
     copies: list[CopyView]
-
-
-class GroupView(GroupStatus, kw_only=True):
-    """A group at this site, with its instants in words."""
-
-    cut_time: str
-    recovery_point_time: str
-    promoted_time: str
-
-
-class GroupList(msgspec.Struct, kw_only=True):
-    groups: list[GroupView]
 
 
 class PromoteView(PromoteReport, kw_only=True):
@@ -174,15 +164,6 @@ class Problem(msgspec.Struct, kw_only=True):
     detail: str
     hint: str = ""
     exit_code: int = 1
-
-
-def group_view(status: GroupStatus) -> GroupView:
-    return GroupView(
-        **_fields(status),
-        cut_time=rfc3339(status.cut_stamp),
-        recovery_point_time=rfc3339(status.recovery_point),
-        promoted_time=rfc3339(status.promoted_stamp),
-    )
 
 
 def promote_view(report: PromoteReport) -> PromoteView:

@@ -8,7 +8,7 @@ import msgspec
 class ShareView(msgspec.Struct, kw_only=True):
     """What can be deleted by itself, and what it uses."""
 
-    kind: str  # volume, copy, incoming, image, reader
+    kind: str  # volume, copy, incoming, image, point (of a group), reader
     name: str
     provisioned: int
     mapped: int  # shared blocks count in each

@@ -1,13 +1,19 @@
 """Forced failover: make the secondary of a group writable at its last complete cut.
 
 Needs nothing of the primary; it may be silent, slow, or alive and cut off. Its epoch ends here: it
-is told as soon as it can be reached, and it cannot give its history to this site any more.
+is told as soon as it can be reached, and it cannot give its history to this site any more. What
+that costs is said before: `state_loss` changes nothing.
 """
 
 from __future__ import annotations
 
+import msgspec
+
 from isochrone.errors import Conflict
 from isochrone.mirror.groups import find_group
+from isochrone.mirror.mover import Mover
+from isochrone.mirror.pairs import Pair
+from isochrone.mirror.roles import Act, Role, move, role_of
 from isochrone.mirror.service import Mirrors
 from isochrone.mirror.status import PromoteReport
 from isochrone.store import records as r
@@ -15,35 +21,110 @@ from isochrone.store.catalogue import Group
 from isochrone.store.pool import Pool
 
 
+class LossStatement(msgspec.Struct, kw_only=True):
+    """What a promotion would bring back now, and what it would give up. Stamps in ns, 0: never."""
+
+    group: str
+    cut: int  # the newest complete one here
+    cut_stamp: int  # when the primary placed it
+    recovery_point: int  # newest instant known to be contained, by the primary's clock
+    recovery_point_age: float  # seconds
+    lost_bytes: int  # written at the primary after the cut when it last spoke; -1 unknown
+    lost_by_volume: dict[str, int]  # of these; empty: the primary did not say where
+    incoming_bytes: int  # received for the next cut, which is not complete: given up
+    last_heard: int  # when the primary last spoke; 0 if not since this controller started
+    primary_connected: bool  # it is alive and sends: a planned switch would lose nothing
+    state: str  # of the pair
+    cause: str  # why it is suspended, else empty
+    epoch: int  # the one that would begin
+    old_primary: str  # address of its link
+
+
 def check(group: Group) -> None:
     """Whether a group can be promoted here. Raises `Conflict` with what to do instead."""
-    if group.role == "primary":
+    role = role_of(group)
+    if role is Role.PRIMARY:
         raise Conflict(f"group {group.name} is the primary here already")
-    if group.role == "fenced":
+    if role is Role.HANDING:
+        raise Conflict(
+            f"group {group.name} is the primary here already, and is being handed over",
+            hint=f"to keep it here: isochrone group switch {group.name} --cancel",
+        )
+    if role is Role.FENCED:
         raise Conflict(
             f"group {group.name} was taken over by epoch {group.superseded_by} elsewhere",
-            hint="work with it there; bringing it back is a failback, which is not built yet",
+            hint=f"follow it: isochrone group rejoin {group.name} --from ADDRESS;"
+            " then it can be switched back",
         )
-    if not group.cut:
+    if role is Role.DIVERGED:
+        what = (
+            "holds what the history it follows does not hold: nothing has come of it yet"
+            if group.diverged
+            else "has no complete cut here: its first copy has not arrived"
+        )
         raise Conflict(
-            f"group {group.name} has no complete cut here: its first copy has not arrived",
-            hint=f"wait for it: isochrone mirror wait {group.name}",
+            f"group {group.name} {what}", hint=f"wait for it: isochrone mirror wait {group.name}"
         )
+    move(role, Act.TAKE_OVER)
 
 
-async def promote(pool: Pool, mirrors: Mirrors, name: str) -> PromoteReport:
-    """Take a group over. When this returns, the takeover survives a power cut."""
+def _connected(mover: Mover | None) -> bool:
+    return mover is not None and mover.state in (Pair.DUPLEX, Pair.COPYING)
+
+
+def state_loss(pool: Pool, mirrors: Mirrors, name: str) -> LossStatement:
+    """What promoting a group would mean at this moment. Raises `Conflict` if it cannot be."""
+    group = find_group(pool, name)
+    check(group)
+    mover = mirrors.mover(name)
+    return LossStatement(
+        group=name,
+        cut=group.cut,
+        cut_stamp=group.cut_stamp,
+        recovery_point=mover.recovery_point,
+        recovery_point_age=mover.recovery_point_age,
+        lost_bytes=mover.behind_bytes,
+        lost_by_volume={},
+        incoming_bytes=mover.bytes_incoming,
+        last_heard=mover.last_heard,
+        primary_connected=_connected(mover),
+        state=mover.state.value,
+        cause=mover.cause,
+        epoch=group.epoch + 1,
+        old_primary=group.source,
+    )
+
+
+async def promote(pool: Pool, mirrors: Mirrors, name: str, *, force: bool = False) -> PromoteReport:
+    """Take a group over. When this returns, the takeover survives a power cut.
+
+    While the primary is alive and connected it must be forced: a planned switch loses nothing.
+    """
     clock = pool.world.clock
     started = clock.monotonic()
     check(find_group(pool, name))
-    mover = await mirrors.release(name)
-    group = find_group(pool, name)
-    check(group)  # meanwhile the last cut may have been committed, or the mirror removed
-    dropped = mover.bytes_incoming_at_end if mover else 0
-    lost = {"bytes": mover.behind_bytes, "heard": mover.last_heard} if mover else {"bytes": -1}
-    recovery_point = mover.recovery_point if mover else group.cut_stamp
-    age = mover.recovery_point_age if mover else (clock.wall_ns() - recovery_point) / 1e9
-    pool.record(r.Promoted(group=name, epoch=group.epoch + 1, stamp=clock.wall_ns(), lost=lost))
+    if not force and state_loss(pool, mirrors, name).primary_connected:
+        raise Conflict(
+            f"the primary of group {name} is alive and connected: what it has not sent would be"
+            " given up",
+            hint=f"isochrone group switch {name} loses nothing; or repeat it with --force",
+        )
+    async with mirrors.released(name) as mover:
+        group = find_group(pool, name)
+        check(group)  # meanwhile the last cut may have been committed, or the mirror removed
+        dropped = mover.bytes_incoming_at_end if mover else 0
+        lost = {"bytes": mover.behind_bytes, "heard": mover.last_heard} if mover else {"bytes": -1}
+        recovery_point = mover.recovery_point if mover else group.cut_stamp
+        age = mover.recovery_point_age if mover else (clock.wall_ns() - recovery_point) / 1e9
+        pool.record(
+            r.Promoted(
+                group=name,
+                epoch=group.epoch + 1,
+                stamp=clock.wall_ns(),
+                lost=lost,
+                pool=pool.identity,
+            )
+        )
     await pool.flush()
     mirrors.fence(name)
     return PromoteReport(

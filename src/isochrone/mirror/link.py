@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from isochrone.errors import PeerFault
 from isochrone.mirror.messages import AnyMessage, Command
+from isochrone.mirror.packing import Packing
+from isochrone.mirror.tally import Shipped
 from isochrone.mirror.wire import HEAD_BYTES, FrameHead, decode_body, decode_head, encode, size_of
 from isochrone.types import Buffer
 
@@ -20,18 +22,21 @@ class Link:
         self._buffer = bytearray()
         self._head: FrameHead | None = None
         self._sent = 0
+        self.packing = Packing()
         self._received = 0
         self.bytes_sent = 0
         self.bytes_received = 0
         self.bytes_commands = 0  # in frames that carry a record instead of data, both ways
+        self.shipped = Shipped()  # both ways, by kind; who wants a sum over connections sets it
         self.duplicates = 0
 
     def send(self, message: AnyMessage) -> list[Buffer]:
         """The bytes of a message, to be written in this order."""
         self._sent += 1
-        pieces = encode(message, self._sent)
+        pieces = encode(message, self._sent, self.packing)
         size = size_of(pieces)
         self.bytes_sent += size
+        self.shipped.count(message, size)
         if isinstance(message, Command):
             self.bytes_commands += size
         return pieces
@@ -67,6 +72,7 @@ class Link:
         if head.sequence != self._received + 1:
             raise PeerFault(f"frame {self._received + 1} is missing; got {head.sequence}")
         self._received = head.sequence
+        self.shipped.count(message, HEAD_BYTES + head.length)
         if isinstance(message, Command):
             self.bytes_commands += HEAD_BYTES + head.length
         return message

@@ -1,6 +1,7 @@
 """States of a mirrored group at its secondary, as a table.
 
-All pairs of a group are in one state: they are copied, suspended and recovered together.
+All pairs of a group are in one state: they are copied, suspended and recovered together. The state
+is drawn in `docs/states/pair.svg`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,18 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from isochrone.errors import Conflict
+from isochrone.errors import Conflict, PeerFault, Refused, StaleEpoch, Unavailable
+
+
+class Cause(Enum):
+    """Why a pair or a session is suspended. Who must act differs, so these are told apart."""
+
+    COMMAND = "command"  # somebody said so; it stays until somebody says otherwise
+    LINK = "link"  # the other side cannot be reached; tried again for ever
+    LIMIT = "limit"  # the side file reached a limit, or the pool needed its room
+    ERROR = "error"  # something broke here; the message says what
+    REFUSED = "refused"  # the other side says no
+    FENCED = "fenced"  # another site has taken the group over
 
 
 class Pair(Enum):
@@ -16,7 +28,7 @@ class Pair(Enum):
     PENDING = "PENDING"  # added, nothing complete has arrived yet
     COPYING = "COPYING"  # a first copy is on its way
     DUPLEX = "DUPLEX"  # complete cuts arrive
-    SUSPENDED = "SUSPENDED"  # the link is down or refused; the last cut stands
+    SUSPENDED = "SUSPENDED"  # with a `Cause`; the last cut stands
 
 
 class Event(Enum):
@@ -62,3 +74,15 @@ def move(state: Pair, event: Event) -> Pair:
         return MOVES[state][event]
     except KeyError:
         raise Conflict(f"a pair that is {state.value} cannot be {event.value}") from None
+
+
+def cause_of(error: BaseException) -> Cause:
+    """What kind of cause for a suspension an error is, at the secondary."""
+    match error:
+        case StaleEpoch():
+            return Cause.FENCED
+        case PeerFault() | Refused():
+            return Cause.REFUSED
+        case Unavailable() if type(error) is Unavailable:  # not NoSpace, which is ours
+            return Cause.LINK
+    return Cause.ERROR

@@ -1,22 +1,23 @@
-"""What a primary sends of a group: a part of the log, or whole images; never more than it may."""
+"""What a primary sends of a group, within the credit it has: a part of the log, or any items."""
 
 from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Sequence
 
-from isochrone.errors import Conflict
+from isochrone.errors import Conflict, Damaged
 from isochrone.mirror import sidefile
 from isochrone.mirror.conversation import HEARTBEAT_SECONDS, Conversation
-from isochrone.mirror.messages import HOLES_MAX, Command, Data, Holes
+from isochrone.mirror.images import leaf_items
+from isochrone.mirror.messages import HOLES_MAX, AnyMessage, Command, Data, Holes
 from isochrone.mirror.sidefile import Barrier, Became, Blocks, HoleRanges, Item, read_blocks
 from isochrone.mirror.wire import DATA_BLOCKS_MAX
 from isochrone.store import records as r
 from isochrone.store.catalogue import Group, Image, Mark
 from isochrone.store.pool import Pool
 from isochrone.store.ranges import CHUNK_BLOCKS
-from isochrone.store.tracks import LEAF_BLOCKS, Table
+from isochrone.store.tracks import LEAF_BLOCKS
 
 
 class Sender:
@@ -39,25 +40,47 @@ class Sender:
         except TimeoutError:
             await self._beat()
 
-    async def window(self, group: Group, base: Mark, mark: Mark) -> int:
-        """What happened between two cuts; the number of blocks sent."""
+    async def window(
+        self,
+        group: Group,
+        base: Mark,
+        mark: Mark,
+        volumes: Sequence[int],
+        kept: Callable[[], bool],
+    ) -> int | None:
+        """What happened between two cuts; the number of blocks sent.
+
+        None if it broke off: the group got other volumes, or the log is not `kept` for this any
+        more. What is missing in it then must not be taken for damage, or for nothing.
+        """
         sent = 0
         log = self._pool.log
         items = sidefile.window(
-            log, group.volumes, base.lsn, mark.lsn,
+            log, volumes, base.lsn, mark.lsn,
             blocks_max=DATA_BLOCKS_MAX, images=tuple(group.images),
         )  # fmt: skip
         for item in items:
+            if group.members_lsn > mark.lsn or not kept():
+                return None
             if item is None:
                 await self.breathe()
             else:
-                sent += await self._item(item)
+                sent += await self.item(item)
         return sent
 
-    async def _item(self, item: Item) -> int:
+    async def send(self, message: AnyMessage) -> None:
+        """Say something that needs no credit."""
+        await self._talk.send(message)
+
+    async def item(self, item: Item) -> int:
+        """Send it; the number of blocks."""
         match item:
             case Blocks():
-                payload = read_blocks(self._pool.log, item)
+                try:
+                    payload = read_blocks(self._pool.log, item)
+                except Damaged:  # the mirror stands until it is healed, perhaps from there
+                    self._pool.met_damage(item.volume, item.blocks)
+                    raise
                 return await self.blocks(item.volume, item.blocks, item.sums, payload)
             case HoleRanges(ranges=ranges):
                 await self._talk.send(Holes(ranges=ranges))
@@ -82,27 +105,19 @@ class Sender:
         for block, count in image.ranges:
             end = block + count
             while block < end:
+                if image.image not in state.tables:  # let go of while this was sent
+                    raise Conflict(f"the image of {image.volume} is not kept any more")
                 stop = min(end, (block // LEAF_BLOCKS + 1) * LEAF_BLOCKS)
                 words = state.forest.leaf(table, block // LEAF_BLOCKS)
                 if words is not None:
                     low = block % LEAF_BLOCKS
-                    for item in _leaf_items(
+                    for item in leaf_items(
                         image.volume, block - low, words, low, low + stop - block
                     ):
-                        sent += await self._item(item)
+                        sent += await self.item(item)
                 if words is not None or not stop % CHUNK_BLOCKS:
                     await self.breathe()
                 block = stop
-        return sent
-
-    async def image(self, frozen: list[tuple[int, Table]]) -> int:
-        """Every mapped block of a frozen image; the number of blocks sent."""
-        sent = 0
-        for id, table in frozen:
-            for index, words in self._pool.state.forest.leaves(table):
-                for item in _leaf_items(id, index * LEAF_BLOCKS, words):
-                    sent += await self._item(item)
-                await self.breathe()
         return sent
 
     async def blocks(
@@ -114,24 +129,19 @@ class Sender:
         await self._talk.send(Data(volume, blocks, sums, payload))
         return len(blocks)
 
+    async def flush(self) -> None:
+        """Make what is in the log durable; a slow disk is no reason to fall silent."""
+        flush = asyncio.get_running_loop().create_task(self._pool.flush())
+        try:
+            while not (await asyncio.wait({flush}, timeout=HEARTBEAT_SECONDS))[0]:
+                await self._beat()
+            flush.result()
+        finally:
+            flush.cancel()
+
     async def breathe(self) -> None:
         """Let block clients run in the middle of long work, and do not fall silent over it."""
         clock = self._pool.world.clock
         await clock.sleep(0)
         if clock.monotonic() - self.spoke_at > HEARTBEAT_SECONDS:
             await self._beat()
-
-
-def _leaf_items(
-    volume: int, first: int, words: array[int], low: int = 0, high: int = LEAF_BLOCKS
-) -> Iterator[Blocks]:
-    """The mapped blocks of a part of a leaf, in items of at most one frame."""
-    mapped = [at for at in range(low, high) if words[at]]
-    for start in range(0, len(mapped), DATA_BLOCKS_MAX):
-        part = mapped[start : start + DATA_BLOCKS_MAX]
-        yield Blocks(
-            volume,
-            array("Q", [first + at for at in part]),
-            array("Q", [words[at] for at in part]),
-            array("Q", [words[LEAF_BLOCKS + at] for at in part]),
-        )

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, Final
 
 import structlog
 
 from isochrone.errors import Conflict, DeadlinePassed, IsochroneError, NotFound
+from isochrone.mirror import terms
+from isochrone.mirror.admission import fence_of
+from isochrone.mirror.asking import Asking
 from isochrone.mirror.conversation import Conversation
+from isochrone.mirror.followed import Followed
 from isochrone.mirror.groups import find_group
-from isochrone.mirror.messages import Fence, Fenced
+from isochrone.mirror.messages import Fenced
 from isochrone.mirror.mover import Mover, greet, leave
-from isochrone.mirror.pairs import Pair
+from isochrone.mirror.pairs import Cause
+from isochrone.mirror.partial import find_seeds
+from isochrone.mirror.repair import Repairs
 from isochrone.mirror.source import SourceSession
-from isochrone.mirror.status import GroupStatus, PeerStatus
+from isochrone.mirror.status import GroupStatus
+from isochrone.mirror.telling import add_mover, tell_group, tell_peer
+from isochrone.mirror.verify import Verifier
+from isochrone.mirror.watch import WATCH_SECONDS, Watch
 from isochrone.store import records as r
 from isochrone.store.catalogue import Group
 from isochrone.store.names import check_name
@@ -35,14 +45,46 @@ log = structlog.get_logger()
 class Mirrors:
     """The mirror of one pool."""
 
-    def __init__(self, pool: Pool, world: World, *, interval: float = INTERVAL_SECONDS) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        world: World,
+        *,
+        interval: float = INTERVAL_SECONDS,
+        progress_bytes: int = 0,
+    ) -> None:
         self._pool = pool
         self._world = world
         self._interval = interval
+        self._progress_bytes = progress_bytes  # that a broken copy sends again; 0: the usual
         self._listeners: list[Listener] = []
         self._sessions: set[SourceSession] = set()
         self._movers: dict[str, Mover] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._watch = Watch(pool, lambda: self._sessions)
+        self._figures: dict[str, Followed] = {}  # of each mover
+        self._released: set[str] = set()  # groups that a command is at work on
+        self._cuts_placed: Counter[str] = Counter()  # in this life of the controller
+        self.pace = self._watch.pace  # seconds that changes of an export wait
+        self.asking = Asking(pool, self._live)
+        self.repairs = Repairs(pool, self._live)
+        self.verifier = Verifier(pool, self._movers.get, self.repairs)
+        pool.on_change.append(self._count)
+        pool.on_change.append(self._role_changed)
+
+    def _role_changed(self, lsn: int, record: r.AnyRecord) -> None:
+        """This site has become the secondary of another one: begin to follow it."""
+        if isinstance(record, r.Rejoined) and record.group not in self._movers:
+            self._follow(self._pool.state.groups[record.group])
+
+    @property
+    def address(self) -> str:
+        """Where other sites can follow this one; empty if they cannot, or it is not known."""
+        found = [listener.address for listener in self._listeners]
+        ports = [address for address in found if not address.startswith("/")]
+        return next(
+            (a for a in ports if not a.startswith(("0.0.0.0:", "[::]:", ":::"))), ""
+        ) or next((a for a in found if a not in ports), "")
 
     # -- life
 
@@ -53,7 +95,11 @@ class Mirrors:
         return listener.address
 
     async def start(self) -> None:
-        """Follow every group this pool is secondary of, and fence old primaries."""
+        """Follow every group this pool is secondary of, fence old primaries, watch the others."""
+        self._spawn("watch", self._look())
+        self._spawn("promises", self.asking.run())
+        self._spawn("repairs", self.repairs.run())
+        self._spawn("comparisons", self.verifier.run())
         for group in list(self._pool.state.groups.values()):
             if group.role == "secondary":
                 self._follow(group)
@@ -66,6 +112,7 @@ class Mirrors:
         self._listeners.clear()
         for session in self._sessions:
             session.close()
+        await self.verifier.close()
         for name in list(self._tasks):
             await self._end(name)
 
@@ -92,25 +139,51 @@ class Mirrors:
         if len(self._sessions) >= SESSIONS_MAX:
             log.warning("a secondary was turned away: too many connections", peer=channel.peer)
             return
-        session = SourceSession(self._pool, talk, self._interval)
+        session = SourceSession(self._pool, talk, self._interval, self._progress_bytes)
+        session.on_answer = self.asking.hear
+        session.on_fetched = self.repairs.hear
+        session.upstream = self._movers.get
+        session.on_follow = self._replace
         self._sessions.add(session)
         try:
             await session.run()
         except IsochroneError as e:
             log.info("a secondary's connection ended", peer=channel.peer, reason=e.message)
+        except Exception:
+            # A broken invariant: it ends this connection; the secondary will come again.
+            log.exception("a secondary's connection broke", peer=channel.peer)
         finally:
             self._sessions.discard(session)
+            self._watch.ended(session)
+
+    def _replace(self, session: SourceSession) -> None:
+        """A secondary is here again before its last connection was found to be dead: that one goes.
+
+        Two would place cuts for one secondary, and only one of them would be suspended.
+        """
+        for other in self._sessions - {session}:
+            same = (other.peer, other.group_name) == (session.peer, session.group_name)
+            if same and other.following:
+                other.close()
+
+    def _live(self, group: str) -> dict[str, SourceSession]:
+        """The connections on which secondaries follow a group, by peer."""
+        return {s.peer: s for s in self._sessions if s.following and s.group_name == group}
 
     # -- following
 
     def _follow(self, group: Group) -> None:
         mover = self._movers[group.name] = Mover(self._pool, group.name)
+        self._figures[group.name] = Followed(mover)
         self._spawn(f"mover of {group.name}", mover.run())
 
-    async def add(self, group: str, source: str) -> GroupStatus:
+    async def add(
+        self, group: str, source: str, *, seeds: Mapping[str, str] | None = None
+    ) -> GroupStatus:
         """Begin to mirror a group of another controller here.
 
-        Asks the other side first, so that a wrong address or name changes nothing.
+        Asks the other side first, so that a wrong address or name changes nothing. `seeds` names
+        volumes here that the first copy starts from, by the names of the volumes there.
         """
         check_name("group", group)
         if group in self._pool.state.groups:
@@ -121,24 +194,26 @@ class Mirrors:
             )
         talk = Conversation(await self._world.net.connect(source))
         try:
-            await greet(self._pool, talk, Group(name=group, role="secondary"), purpose="probe")
+            asked = Group(name=group, role="secondary")
+            welcome = await greet(self._pool, talk, asked, purpose="probe")
         finally:
             talk.close()
         if group in self._pool.state.groups:
             raise Conflict(f"there is a group {group!r} here already")
-        self._pool.record(r.MirrorAdded(group=group, source=source))
+        found = find_seeds(self._pool, welcome, seeds or {})
+        self._pool.record(r.MirrorAdded(group=group, source=source, seeds=found))
         self._follow(self._pool.state.groups[group])
         return self.status(group)
 
     async def remove(self, group: str) -> None:
         """End the mirror of a group here; its volumes stay, at their last cut, as plain volumes."""
         found = self._followed(group)
-        await self.release(group)
-        with contextlib.suppress(IsochroneError, TimeoutError):
-            async with asyncio.timeout(LEAVE_SECONDS_MAX):
-                await leave(self._pool, found)
-        self._followed(group)  # it may have been promoted meanwhile
-        self._pool.record(r.GroupDeleted(name=group))
+        async with self.released(group):
+            with contextlib.suppress(IsochroneError, TimeoutError):
+                async with asyncio.timeout(LEAVE_SECONDS_MAX):
+                    await leave(self._pool, found)
+            self._followed(group)
+            self._pool.record(r.GroupDeleted(name=group))
 
     def _followed(self, group: str) -> Group:
         found = find_group(self._pool, group)
@@ -146,10 +221,30 @@ class Mirrors:
             raise Conflict(f"group {group!r} is not mirrored to this controller")
         return found
 
-    async def release(self, group: str) -> Mover | None:
-        """Stop following a group; the mover as it was at the end."""
-        await self._end(f"mover of {group}")
-        return self._movers.pop(group, None)
+    @contextlib.asynccontextmanager
+    async def released(self, group: str) -> AsyncIterator[Mover | None]:
+        """In here nobody follows a group; gives the mover as it was at the end.
+
+        A group that is a secondary afterwards is followed again, also if a command failed or was
+        cancelled. Raises `Conflict` while another command is at work on the group: each would start
+        or stop what the other relies on.
+        """
+        if group in self._released:
+            raise Conflict(
+                f"another command is changing who follows whom in group {group!r}",
+                hint=f"see what came of it: isochrone group show {group}",
+            )
+        self._released.add(group)
+        try:
+            await self._end(f"mover of {group}")
+            self._figures.pop(group, None)
+            yield self._movers.pop(group, None)
+        finally:
+            self._released.discard(group)
+            found = self._pool.state.groups.get(group)
+            followed = f"mover of {group}" in self._tasks
+            if found is not None and found.role == "secondary" and not followed:
+                self._follow(found)
 
     async def wait(self, group: str, *, copy: str = "", timeout: float) -> GroupStatus:
         """Until all that the primary has now is here, or a copy has come.
@@ -192,69 +287,83 @@ class Mirrors:
             group = self._pool.state.groups.get(name)
             if group is None or not group.fence_pending:
                 return
+            epoch = group.epoch
             try:
                 talk = Conversation(await self._world.net.connect(group.source))
                 try:
-                    fence = Fence(group=name, lineage=group.lineage, epoch=group.epoch)
-                    await talk.send(fence)
+                    await talk.send(fence_of(group, self.address))
                     await talk.expect(Fenced)
                 finally:
                     talk.close()
-                self._pool.record(r.PeerFenced(group=name))
-                log.info("the old primary is fenced", group=name, epoch=group.epoch)
+                # Meanwhile it may be deleted, or have begun another epoch, which has its own task.
+                if self._pool.state.groups.get(name) is group and group.epoch == epoch:
+                    self._pool.record(r.PeerFenced(group=name))
+                    log.info("the old primary is fenced", group=name, epoch=epoch)
                 return
             except IsochroneError as e:
                 log.debug("the old primary cannot be told yet", group=name, reason=e.message)
             await self._world.clock.sleep(FENCE_SECONDS)
 
+    # -- watching
+
+    async def _look(self) -> None:
+        """Look at all sessions and movers once a second, until cancelled."""
+        while True:
+            await self._world.clock.sleep(WATCH_SECONDS)
+            self._watch.look()
+            now = self._world.clock.monotonic()
+            for followed in self._figures.values():
+                followed.sample(now)
+
+    def _count(self, lsn: int, record: r.AnyRecord) -> None:
+        match record:
+            case r.CutPlaced(group=group):
+                self._cuts_placed[group] += 1
+            case r.IncomingBegun(group=group) if group in self._figures:
+                self._figures[group].begun += 1
+            case r.IncomingCommitted(group=group) if group in self._figures:
+                self._figures[group].committed += 1
+
+    def suspend(self, group: str, peer: str = "") -> None:
+        """Serve the secondaries of a group, or one of them, no more until they are resumed."""
+        for each in terms.served(self._pool, group, peer):
+            self._watch.suspend(group, each, Cause.COMMAND, "suspended by a command")
+
+    def resume(self, group: str, peer: str = "") -> None:
+        """Serve them again; each gets what changed when it connects, within seconds."""
+        for each in terms.served(self._pool, group, peer):
+            terms.resume(self._pool, group, each)
+        self._watch.look()
+
+    def forget(self, group: str, peer: str) -> None:
+        """Let go of a secondary that does not come back. Raises `Conflict` while it is here."""
+        (each,) = terms.served(self._pool, group, peer)
+        if any(s.peer == each and s.group_name == group and s.following for s in self._sessions):
+            raise Conflict(
+                f"{peer} follows group {group!r} at this moment",
+                hint=f"end it there: isochrone mirror remove {group}",
+            )
+        terms.forget(self._pool, group, each)
+        self._watch.look()
+
     # -- telling
 
     def status(self, group: str) -> GroupStatus:
         found = find_group(self._pool, group)
-        mover = self._movers.get(group)
-        volumes = self._pool.state.volumes
-        return GroupStatus(
-            group=group,
-            role=found.role,
-            state=(mover.state if mover else self._served_state(found)).value,
-            cause=mover.cause if mover else "",
-            lineage=found.lineage,
-            epoch=found.epoch,
-            volumes=[volumes[id].name for id in found.volumes],
-            cut=found.cut,
-            cut_stamp=found.cut_stamp,
-            recovery_point=mover.recovery_point if mover else 0,
-            recovery_point_age=mover.recovery_point_age if mover else -1.0,
-            source=found.source,
-            bytes_received=mover.bytes_received if mover else 0,
-            bytes_commands=mover.bytes_commands if mover else 0,
-            bytes_incoming=mover.bytes_incoming if mover else 0,
-            peers=self._peers(found),
-            promoted_stamp=found.promoted_stamp,
-            superseded_by=found.superseded_by,
-            fence_pending=found.fence_pending,
-        )
-
-    def _served_state(self, group: Group) -> Pair:
-        """The worst state of the pairs this controller is primary of, as far as it can tell."""
-        peers = self._peers(group)
-        if group.role != "primary" or not peers:
-            return Pair.SIMPLEX
-        if not all(peer.connected for peer in peers):
-            return Pair.SUSPENDED
-        return Pair.DUPLEX if all(peer.acked_cut for peer in peers) else Pair.COPYING
-
-    def _peers(self, group: Group) -> list[PeerStatus]:
-        live = {s.peer: s for s in self._sessions if s.group_name == group.name}
-        return [
-            PeerStatus(
-                peer=peer,
-                connected=peer in live,
-                acked_cut=max(session.cut, live[peer].acked) if peer in live else session.cut,
-                bytes_sent=live[peer].bytes_sent if peer in live else 0,
-            )
-            for peer, session in sorted(group.sessions.items())
+        live = {s.peer: s for s in self._sessions if s.group_name == group and s.following}
+        peers = [
+            tell_peer(self._pool, found, peer, self._watch, live.get(peer))
+            for peer in sorted(found.sessions)
         ]
+        status = tell_group(self._pool, found, peers, self._interval, self._watch.delay(group))
+        status.verified_age = self.verifier.age(group)
+        status.verified_unhealed = self.verifier.unhealed(group)
+        mover = self._movers.get(group)
+        if mover is not None:
+            add_mover(status, mover, self._figures[group], self._world.clock.monotonic())
+        else:
+            status.cuts = self._cuts_placed[group]
+        return status
 
     def statuses(self) -> list[GroupStatus]:
         return [self.status(name) for name in sorted(self._pool.state.groups)]

@@ -7,7 +7,7 @@ kept; a barrier is a record whose place matters (a copy, a resize).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from isochrone.store import records as r
 from isochrone.store.catalogue import Image
 from isochrone.store.format import BODY, DISCARD, Batch
 from isochrone.store.log import Log
+from isochrone.store.mirrored import commands
 from isochrone.types import BLOCK
 
 U64 = NDArray[np.uint64]
@@ -127,11 +128,11 @@ def window(
     if after_lsn >= to_lsn:
         return
     members = np.array(sorted(volumes), np.uint32)
-    barrier = _barriers(frozenset(volumes))
+    mine = frozenset(volumes)
     interval = _Interval()
     for batch in log.batches(after_lsn + 1, to_lsn):
         for lsn, record in _take(batch, members, interval, after_lsn, to_lsn):
-            commands = [command for command in _commands(record) if barrier(command)]
+            commands = list(_commands(record, mine))
             became = [image for image in images if image.lsn == lsn]
             if commands or became:
                 yield from interval.items(blocks_max)
@@ -142,35 +143,39 @@ def window(
     yield from interval.items(blocks_max)
 
 
-def _commands(record: r.AnyRecord) -> Iterator[r.AnyRecord]:
-    """The part of a record that a secondary can carry out by itself."""
-    if isinstance(record, r.VolumesReverted):
-        yield r.CopyTaken(
-            name=record.undo, writable=False, stamp=record.stamp, members=record.undo_members
-        )
-    else:
-        yield record
+def _commands(record: r.AnyRecord, volumes: frozenset[int]) -> Iterator[r.AnyRecord]:
+    """What of a record a secondary of these volumes carries out by itself, in its place."""
+    match record:
+        case r.VolumesReverted():
+            yield from _commands(
+                r.CopyTaken(
+                    name=record.undo, writable=False, stamp=record.stamp,
+                    members=record.undo_members,
+                ),
+                volumes,
+            )  # fmt: skip
+        case r.CopyTaken(members=members):
+            if any(source in volumes for source, _ in members):
+                yield record
+        case r.VolumeResized(id=id):
+            if id in volumes:
+                yield record
+        case r.CopyDeleted() | r.CopyClassified():
+            yield record  # the copy may be gone by now; the secondary knows if it has it
+        case (
+            r.RelationsEstablished()
+            | r.RelationsRefreshed()
+            | r.RelationsRestored()
+            | r.RelationsWithdrawn()
+        ):
+            yield from commands(record, volumes)
 
 
 def _copied(became: Sequence[Image]) -> Iterator[r.AnyRecord]:
-    """What a secondary can copy by itself: in one command, because it is one instant."""
+    """What a secondary can copy by itself, by a record of an older version: one instant."""
     steps = [r.NewRelation(0, x.source, x.volume, tuple(x.extents)) for x in became if not x.image]
     if steps:
         yield r.RelationsEstablished(relations=tuple(steps), stamp=0, once=True)
-
-
-def _barriers(volumes: frozenset[int]) -> Callable[[r.AnyRecord], bool]:
-    def matters(record: r.AnyRecord) -> bool:
-        match record:
-            case r.CopyTaken(members=members):
-                return any(source in volumes for source, _ in members)
-            case r.VolumeResized(id=id):
-                return id in volumes
-            case r.CopyDeleted() | r.CopyClassified():
-                return True  # the copy may be gone by now; the secondary knows if it has it
-        return False
-
-    return matters
 
 
 def _take(

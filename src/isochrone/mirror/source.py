@@ -7,65 +7,116 @@ secondary that comes back says which cut it has.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from isochrone.errors import Conflict, IsochroneError, PeerFault, StaleEpoch
-from isochrone.mirror import cuts
-from isochrone.mirror.conversation import HEARTBEAT_SECONDS, Conversation
+from isochrone.errors import Conflict, IsochroneError, PeerFault
+from isochrone.mirror import admission, cascade, handover, orphans, terms
+from isochrone.mirror.capabilities import check_secondary
+from isochrone.mirror.conversation import Conversation
 from isochrone.mirror.groups import find_group
+from isochrone.mirror.inventory import note_holdings
 from isochrone.mirror.messages import (
     TEXT_CHARS_MAX,
-    Begin,
+    Answer,
+    CopyAnswer,
     Credit,
-    Cut,
+    Digests,
+    Diverged,
     Fence,
     Fenced,
+    Fetched,
     Heartbeat,
     Hello,
+    Holdings,
     Leave,
     Pull,
     Refuse,
-    RemoteVolume,
+    Switch,
     Sync,
     Welcome,
 )
-from isochrone.mirror.sending import Sender
+from isochrone.mirror.peers import Act
+from isochrone.mirror.serving import Serving, volumes_of
+from isochrone.mirror.shipment import Shipment
+from isochrone.mirror.tally import Shipped
+from isochrone.mirror.witness import Witness
 from isochrone.store import records as r
-from isochrone.store.catalogue import Group, Mark
+from isochrone.store.catalogue import Group
 from isochrone.store.pool import Pool
 from isochrone.types import BLOCK, Caller, Lineage, Proof
 
-PURPOSES: Final = ("follow", "probe")
+PURPOSES: Final = ("follow", "probe", "verify")
 
 
 class SourceSession:
     """Serves one secondary until the connection ends."""
 
-    def __init__(self, pool: Pool, conversation: Conversation, interval: float) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        conversation: Conversation,
+        interval: float,
+        progress_bytes: int = 0,
+    ) -> None:
         self._pool = pool
+        self._progress_bytes = progress_bytes
         self._talk = conversation
         self._interval = interval
         self._group: Group | None = None
         self.peer = ""  # pool identity of the secondary
         self.group_name = ""
-        self.acked = 0
-        self._has: Mark | None = None  # what is there once all that was sent has been taken
-        self._cut_here = False  # a cut was placed in this connection
-        self._pull: Pull | None = None
-        self._out = Sender(pool, conversation, self._heartbeat)
-        self._token = 0  # newest SYNC; a cut placed or found unnecessary from then on covers it
-        self._token_done = 0
-        self._left = False
-        self._last_cut_at = -1e9
+        self._serving: Serving | None = None  # once the secondary is welcome
+        self.upstream: cascade.Find = lambda group: None  # where a group here comes from
+        self.on_answer: Callable[[str, str, Answer | CopyAnswer], None] | None = None
+        self.on_fetched: Callable[[str, str, Fetched], None] | None = None
+        self.on_follow: Callable[[SourceSession], None] | None = None
+        self.following = False  # welcomed, and neither a probe nor at its end
+
+    @property
+    def acked(self) -> int:
+        """Newest cut that the secondary said it has."""
+        return self._serving.acked if self._serving is not None else 0
+
+    @property
+    def interval(self) -> float:
+        """Seconds between cuts; it can be changed while this runs."""
+        return (self._group.interval if self._group else 0.0) or self._interval
+
+    @property
+    def phase(self) -> str:
+        """ "first copy" or "resend" while one is sent."""
+        return self._shipment.phase if self._shipment is not None else ""
+
+    @property
+    def _shipment(self) -> Shipment | None:
+        return self._serving.shipment if self._serving is not None else None
+
+    @property
+    def todo_bytes(self) -> int:
+        """Of that phase, in all, at most."""
+        return self.done_bytes + (self._shipment.todo * BLOCK if self._shipment else 0)
+
+    @property
+    def done_bytes(self) -> int:
+        return self._shipment.sent * BLOCK if self._shipment is not None else 0
+
+    @property
+    def shipped(self) -> Shipped:
+        return self._talk.link.shipped
 
     @property
     def bytes_sent(self) -> int:
         return self._talk.link.bytes_sent
 
+    @property
+    def talk(self) -> Conversation:
+        return self._talk
+
     def close(self) -> None:
         """Hang up; `run` ends."""
+        self.following = False
         self._talk.close()
 
     # -- the conversation
@@ -77,6 +128,10 @@ class SourceSession:
             match first:
                 case Fence():
                     await self._fence(first)
+                    return
+                case Switch():
+                    self._talk.check_may(Act.FENCE, (first.pool,))
+                    await self._talk.last_word(await handover.answer(self._pool, first))
                     return
                 case Hello():
                     welcome = await self._accept(first)
@@ -90,12 +145,17 @@ class SourceSession:
             await self._talk.last_word(welcome)
             return
         await self._talk.send(welcome)
+        if first.purpose == "verify":
+            assert self._group is not None
+            await Witness(self._pool, self._talk, self._group, self.peer).run()
+            return
+        assert self._serving is not None
         with self._attached():
-            await self._converse()
+            await self._converse(self._serving)
 
-    async def _converse(self) -> None:
-        reader = asyncio.get_running_loop().create_task(self._read())
-        sender = asyncio.get_running_loop().create_task(self._serve())
+    async def _converse(self, serving: Serving) -> None:
+        reader = asyncio.get_running_loop().create_task(self._read(serving))
+        sender = asyncio.get_running_loop().create_task(serving.run())
         try:
             await asyncio.wait({reader, sender}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -114,9 +174,13 @@ class SourceSession:
         mover = Caller(Proof.ADDRESS, self.peer, self._talk.peer)
         for id in ids:
             table.attach(id, mover, role="mover", read_only=True)
+        self.following = True
+        if self.on_follow is not None:
+            self.on_follow(self)
         try:
             yield
         finally:
+            self.following = False
             for id in ids:
                 table.detach(id, mover, role="mover")
 
@@ -127,16 +191,10 @@ class SourceSession:
         group = find_group(pool, hello.group)
         theirs = Lineage(hello.lineage, hello.epoch)
         if theirs.supersedes(group.identity):
-            await self._give_way(group, theirs.epoch)
-        if group.role == "fenced":
-            raise StaleEpoch(
-                f"group {group.name} was taken over by epoch {group.superseded_by};"
-                f" epoch {group.epoch} here is no longer served"
-            )
-        if group.role != "primary":
-            raise Conflict(
-                f"group {group.name} is a secondary here", hint=f"mirror it from {group.source}"
-            )
+            self._talk.check_may(Act.FENCE, (*group.sessions, group.handover))
+            await admission.give_way(pool, group, theirs.epoch)
+        admission.check_serves(group)
+        check_secondary(hello.capabilities, pool.state, group)
         if hello.pool == pool.identity:
             raise Conflict("a controller cannot mirror itself")
         if hello.lineage not in ("", group.lineage):
@@ -144,6 +202,7 @@ class SourceSession:
                 f"group {group.name} there has another history",
                 hint="remove that mirror first: isochrone mirror remove GROUP",
             )
+        admission.check_branch(group, hello)
         same = theirs == group.identity
         if same and hello.cut > group.cut:
             raise Conflict(
@@ -151,161 +210,70 @@ class SourceSession:
                 f" {group.cut} here: this primary has lost history",
                 hint="promote the secondary, or remove its mirror to copy everything again",
             )
+        if hello.purpose == "follow":
+            terms.admit(pool, group, hello.pool)
         self._group, self.group_name, self.peer = group, group.name, hello.pool
-        if hello.purpose == "follow" and hello.pool not in group.sessions:
+        relay = cascade.Relay(pool, group, self.upstream)
+        serving = Serving(
+            pool, self._talk, group, hello, lambda: self.interval, relay, self._progress_bytes
+        )
+        self._serving = serving
+        self._talk.while_waiting = serving.heartbeat  # for its turn, when the link is limited
+        if hello.purpose == "follow" and admission.is_new(group, hello):
             pool.record(r.SessionOpened(group=group.name, peer=hello.pool, site=hello.site))
         return Welcome(
             pool=pool.identity,
             lineage=group.lineage,
             epoch=group.epoch,
             cut=group.cut,
-            resume=same and group.mark(hello.cut) is not None,
-            volumes=self._volumes(group),
+            resume=same and serving.leads_on(hello.cut),
+            volumes=volumes_of(pool, group),
+            takeovers=admission.history(group),
+            way=cascade.way(pool, group),
+            cuts=admission.cuts_known(group),
         )
 
     async def _fence(self, message: Fence) -> None:
         group = self._pool.state.groups.get(message.group)
         if group is not None and Lineage(message.lineage, message.epoch).supersedes(group.identity):
-            await self._give_way(group, message.epoch)
+            self._talk.check_may(Act.FENCE, (*group.sessions, group.handover))
+            await admission.give_way(self._pool, group, message.epoch, message)
+            upstream = self.upstream(group.name)
+            await cascade.pass_on(self._pool, group, message, upstream)
         await self._talk.last_word(Fenced(epoch=message.epoch))
 
-    async def _give_way(self, group: Group, epoch: int) -> None:
-        """Be read-only from now on: another site has taken the group over."""
-        if group.role == "primary":
-            self._pool.record(r.Fenced(group=group.name, epoch=epoch))
-            await self._pool.flush()
-
-    def _volumes(self, group: Group) -> tuple[RemoteVolume, ...]:
-        found = (self._pool.state.volumes[id] for id in group.volumes)
-        return tuple(RemoteVolume(v.id, v.name, v.size) for v in found)
-
-    async def _read(self) -> None:
-        while not self._left:
+    async def _read(self, serving: Serving) -> None:
+        while not serving.left:
             match await self._talk.receive():
                 case Pull() as pull:
-                    if self._pull is not None:
-                        raise PeerFault("a PULL came before the last one was answered")
-                    if pull.cut > self._live_group().cut:
-                        raise PeerFault(f"a PULL says that cut {pull.cut} is there; it is not here")
-                    self._pull, self._out.credit = pull, pull.credit
+                    serving.pulled(pull)
                 case Credit(bytes=more):
-                    self._out.credit += more
+                    serving.out.credit += more
+                case Digests() as answer:
+                    serving.digests(answer)
+                case Holdings() as told:
+                    group = serving.live_group()
+                    note_holdings(self._pool, group, self.peer, told, listed=serving.listed)
                 case Sync(token=token):
-                    self._token = max(self._token, token)
+                    serving.token = max(serving.token, token)
                 case Heartbeat():
                     pass
+                case (Answer() | CopyAnswer()) as said:
+                    if self.on_answer is not None:
+                        self.on_answer(self.group_name, self.peer, said)
+                case Fetched() as found:
+                    if self.on_fetched is not None:
+                        self.on_fetched(self.group_name, self.peer, found)
+                case Diverged() as message:
+                    orphans.take(self._pool, serving.live_group(), serving.diverged, message)
                 case Leave():
-                    self._left = True
-                    self._forget()
+                    serving.left = True
+                    self._forget(serving)
                 case other:
                     raise PeerFault(f"a secondary does not send {type(other).__name__}")
-            self._out.news.set()
+            serving.out.news.set()
 
-    def _forget(self) -> None:
-        group = self._live_group()
+    def _forget(self, serving: Serving) -> None:
+        group = serving.live_group()
         if self.peer in group.sessions:
             self._pool.record(r.SessionClosed(group=group.name, peer=self.peer))
-
-    def _live_group(self) -> Group:
-        """The group, still served here. Raises `StaleEpoch` or `NotFound`."""
-        group = find_group(self._pool, self.group_name)
-        if group is not self._group or group.role != "primary":
-            raise StaleEpoch(f"group {group.name} is no longer served here")
-        return group
-
-    # -- serving
-
-    async def _serve(self) -> None:
-        while True:
-            while self._pull is None:
-                await self._out.wait(HEARTBEAT_SECONDS)
-            pull = self._pull
-            group = self._live_group()
-            self.acked = max(self.acked, pull.cut)
-            base = self._has = self._base(group, pull.cut)
-            if base is not None:
-                await self._until_due(group, base)
-                group = self._live_group()
-            await self._send_group(group, base)
-
-    def _base(self, group: Group, cut: int) -> Mark | None:
-        """Where a cut that the secondary has lies in the log; None if it must copy everything.
-
-        The group remembers few cuts, and another secondary may have caused many meanwhile.
-        """
-        if self._has is not None and self._has.cut == cut:
-            return self._has
-        return group.mark(cut) if cut else None
-
-    async def _until_due(self, group: Group, base: Mark) -> None:
-        """Wait until there is something to cut and the interval has passed, or a SYNC came."""
-        clock = self._pool.world.clock
-        while not self._left:
-            token = self._token
-            due = self._last_cut_at + self._interval
-            # The deletion of a copy is remembered by the log alone once the process was restarted,
-            # so the first cut of a connection is placed in any case.
-            if not self._cut_here or cuts.changed_since(self._pool, group, base):
-                if token > self._token_done or clock.monotonic() >= due:
-                    return
-                await self._out.wait(min(HEARTBEAT_SECONDS, due - clock.monotonic()))
-            else:
-                await self._tell_clean(group, base, token)
-                await self._out.wait(min(HEARTBEAT_SECONDS, self._interval))
-            self._live_group()
-
-    async def _tell_clean(self, group: Group, base: Mark, token: int) -> None:
-        """Nothing happened since the cut: it is as good as one placed now."""
-        stamp = self._pool.world.clock.wall_ns()
-        self._token_done = token
-        await self._talk.send(Heartbeat(stamp=stamp, clean=base.cut, token=token))
-
-    async def _heartbeat(self) -> None:
-        """Say that we are alive, and what a failover would lose by now."""
-        behind = -1
-        if self._has is not None and self._group is not None:
-            changed = self._pool.state.blocks_changed(self._group)
-            behind = (changed - self._has.blocks_changed) * BLOCK
-        stamp = self._pool.world.clock.wall_ns()
-        self._out.spoke_at = self._pool.world.clock.monotonic()
-        await self._talk.send(Heartbeat(stamp=stamp, behind_bytes=behind, token=self._token_done))
-
-    async def _send_group(self, group: Group, base: Mark | None) -> None:
-        """Place a cut, make it durable, and send everything between it and the base."""
-        pool = self._pool
-        token = self._token
-        mark = cuts.place(pool, group, {self.peer: self.acked})
-        volumes = self._volumes(group)
-        forest, tables = pool.state.forest, pool.state.tables
-        frozen = (
-            [] if base else [(id, forest.clone(tables[id], passing=True)) for id in group.volumes]
-        )
-        pins = [table for _, table in frozen]
-        pool.state.pins.extend(pins)
-        self._last_cut_at = pool.world.clock.monotonic()
-        try:
-            await self._flush()
-            await self._talk.send(
-                Begin(base=base.cut if base else 0, cut=mark.cut, volumes=volumes)
-            )
-            if base is None:
-                blocks = await self._out.image(frozen)
-            else:
-                blocks = await self._out.window(group, base, mark)
-        finally:
-            for pin in pins:
-                pool.state.pins.remove(pin)
-        self._pull, self._has, self._cut_here = None, mark, True
-        self._token_done = token
-        await self._talk.send(Cut(cut=mark.cut, stamp=mark.stamp, blocks=blocks, token=token))
-        await self._heartbeat()
-
-    async def _flush(self) -> None:
-        """Make the cut durable; a slow disk is no reason to fall silent."""
-        flush = asyncio.get_running_loop().create_task(self._pool.flush())
-        try:
-            while not (await asyncio.wait({flush}, timeout=HEARTBEAT_SECONDS))[0]:
-                await self._heartbeat()
-            flush.result()
-        finally:
-            flush.cancel()

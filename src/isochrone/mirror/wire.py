@@ -53,6 +53,7 @@ import msgspec
 
 from isochrone.errors import PeerFault
 from isochrone.mirror.messages import DATA_TYPE, TYPES, AnyMessage, Data
+from isochrone.mirror.packing import Packing
 from isochrone.store.format import checksum
 from isochrone.types import BLOCK, MIB, Buffer
 
@@ -74,19 +75,23 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODERS: Final = {number: msgspec.msgpack.Decoder(kind) for number, kind in TYPES.items()}
 
 
-def encode(message: AnyMessage, sequence: int) -> list[Buffer]:
-    """A frame in pieces."""
+def number_of(message: AnyMessage) -> int:
+    """The type of a message, as it is in its frame."""
+    return DATA_TYPE if isinstance(message, Data) else _NUMBERS[type(message)]
+
+
+def encode(message: AnyMessage, sequence: int, packing: Packing | None = None) -> list[Buffer]:
+    """A frame in pieces. `packing` knows what was worth packing lately; without it all is tried."""
     if isinstance(message, Data):
-        return _encode_data(message, sequence)
+        return _encode_data(message, sequence, packing or Packing())
     body = _ENCODER.encode(message)
     return [_head(_NUMBERS[type(message)], 0, sequence, body), body]
 
 
-def _encode_data(data: Data, sequence: int) -> list[Buffer]:
-    blocks = data.payload
-    flags = 0
-    packed = lz4.block.compress(blocks, store_size=False)
-    if len(packed) < len(blocks) * 7 // 8:  # less is not worth the work at the other end
+def _encode_data(data: Data, sequence: int, packing: Packing) -> list[Buffer]:
+    blocks, flags = data.payload, 0
+    packed = packing.pack(blocks)
+    if packed is not None:
         blocks, flags = packed, FLAG_LZ4
     numbers = _DATA.pack(data.volume, len(data.blocks))
     body = b"".join((numbers, data.blocks.tobytes(), data.sums.tobytes(), blocks))

@@ -98,6 +98,7 @@ class Client(Seat, asyncio.BufferedProtocol):
         "held_up",
         "host",
         "name",
+        "paced",
         "syncing",
     )
 
@@ -119,6 +120,7 @@ class Client(Seat, asyncio.BufferedProtocol):
         self.host = ""  # what a verified certificate says
         self.awake = False  # in the list of the next turn, or of those that wait for room
         self.held_up = False  # in the latter
+        self.paced = False  # its changes have waited, for this turn, until a mirror can follow
         self.syncing = 0  # requests that wait for a flush
         self.flushed_s = -inf  # when it last asked for one
 

@@ -40,6 +40,9 @@ COMPANY_S: Final = 0.05  # a client that flushed so lately will again; others ma
 # after them.
 Pace = Callable[[Callable[[], bool]], tuple[float, bool]]
 
+# Asked with the name of an export that is about to be changed: seconds that the changes wait.
+PaceExport = Callable[[str], float]
+
 KEEPALIVE: Final = {  # a host that has vanished is given up after 15 + 3 * 5 quiet seconds
     socket.TCP_KEEPIDLE: 15,
     socket.TCP_KEEPINTVL: 5,
@@ -61,6 +64,7 @@ class FrontDoor:
         budget_bytes: int = BUDGET_BYTES,
         vigil: Vigil | None = None,
         pace: Pace = lambda _: (0.0, False),
+        pace_export: PaceExport = lambda _: 0.0,
     ) -> None:
         self.backend = backend if isinstance(backend, Filters) else Filters(backend)
         self.backend.changed = self._refit
@@ -79,6 +83,8 @@ class FrontDoor:
         self._turn_due = False
         self._vigil = vigil
         self._pace = pace
+        self._pace_export = pace_export
+        self._paced: dict[Client, asyncio.TimerHandle] = {}  # who waits for a mirror to follow
         self._held: list[Client] = []  # whose changes wait for room
         self._room_timer: asyncio.TimerHandle | None = None  # set while there are any
         self._watching = False  # looking again instead of going to sleep
@@ -188,6 +194,8 @@ class FrontDoor:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        for client in list(self._paced):
+            self._go_on(client)
         self.take_turn()
         try:
             async with asyncio.timeout(grace):
@@ -229,6 +237,8 @@ class FrontDoor:
 
     def goodbye(self, client: Client) -> None:
         self._clients.discard(client)
+        if client in self._paced:
+            self._paced.pop(client).cancel()
         self._turned(self._budget.forget(client))
         if not self._clients:
             self._empty.set()
@@ -259,7 +269,7 @@ class FrontDoor:
         if self._vigil is not None:
             self._vigil.turn_begins([r[3] for client in clients for r in client.requests])
         for client in clients:
-            client.awake = client.held_up = False
+            client.awake = client.held_up = client.paced = False
         outcome = take_turn(self.backend, clients, tight=self._budget.tight)
         if outcome.commit_failure is not None:
             log.error("changes could not be committed", exc_info=outcome.commit_failure)
@@ -347,6 +357,7 @@ class FrontDoor:
             wait, _ = self._pace(self._changing)
         if wait or self._room_timer is not None:
             self._hold_up()
+        self._slow_down()
         if wait and self._held:
             self._room_timer = self._loop.call_later(wait, self._ask_for_room)
         self._serve_awake()
@@ -363,6 +374,26 @@ class FrontDoor:
                 client.wait_for_room()
             else:
                 self._awake.append(client)
+
+    def _slow_down(self) -> None:
+        """Let changes of exports that a mirror cannot keep up with wait, once each."""
+        awake, self._awake = self._awake, []
+        for client in awake:
+            wait = 0.0
+            if client.changes and not client.paced and client.device is not None:
+                wait = self._pace_export(client.device.name)
+            if wait > 0:
+                client.paced = True
+                client.wait_for_room()
+                self._paced[client] = self._loop.call_later(wait, self._go_on, client)
+            else:
+                self._awake.append(client)
+
+    def _go_on(self, client: Client) -> None:
+        """The changes of a client have waited for a mirror: they are due."""
+        self._paced.pop(client).cancel()
+        client.awake = False
+        self.wake(client)
 
     def _ask_for_room(self) -> None:
         """Changes have waited: let them go on, unless they should wait longer."""

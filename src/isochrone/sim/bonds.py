@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from isochrone.types import BLOCK, TRACK
@@ -40,6 +41,14 @@ class Bonds:
             if newest and newest[-1].extents:
                 found[number] = newest[-1]
         return found
+
+    def within(self, members: Collection[str], op: int) -> list[tuple[str, str, list[Extent]]]:
+        """Those on record after an op from members of a group to members of the same."""
+        return sorted(
+            (bond.source, bond.target, sorted(bond.extents))
+            for bond in self.at(op).values()
+            if bond.source in members and bond.target in members
+        )
 
     def cut_off(self, op: int) -> None:
         for number, bonds in self.lives.items():

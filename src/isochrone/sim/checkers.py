@@ -114,6 +114,13 @@ def secondary(history: History, op: int, pool: Pool, group: str, since: int) -> 
     state = pool.state
     members = [state.volumes[id].name for id in state.groups[group].volumes]
     equals(history, op, pool, members, "(b) the secondary is not at its cut")
+    related = sorted(
+        (state.volumes[x.source].name, state.volumes[x.target].name, sorted(x.extents))
+        for x in state.relations.values()
+        if x.group == group
+    )
+    if related != history.bonds.within(members, op):
+        raise Violation(f"(b) the secondary has other relations at op {op}: {related}")
     # By the names that they have at the primary: here one may have had to get another.
     came = {copy.origin or copy.name: copy for copy in state.copies.values() if copy.group == group}
     for name, life in history.copies_at(op).items():
@@ -140,7 +147,11 @@ def secondary(history: History, op: int, pool: Pool, group: str, since: int) -> 
 def nothing_hidden(pool: Pool) -> None:
     """After a commit all that takes space can be named. Raises `Violation`."""
     state = pool.state
-    hidden = [v.name for v in state.volumes.values() if state.names.get(v.name) != v.id]
+    hidden = [
+        v.name
+        for v in state.volumes.values()
+        if state.names.get(v.name) != v.id and v.kind != "point"
+    ]
     if hidden and not any(group.incoming for group in state.groups.values()):
         raise Violation(f"{len(hidden)} volumes are left behind: {', '.join(hidden[:5])}")
 

@@ -144,11 +144,15 @@ class History:
         for number, bond in zip(numbers, bonds, strict=True):
             self.bonds.put(number, replace(bond, op=op, since=op))
 
-    def withdraw(self, number: int, low: int, high: int, now: int, *, discard: bool) -> None:
-        """A relation ends, for the blocks of its target from `low` to `high`."""
+    def withdraw(
+        self, number: int, low: int, high: int, now: int, *, discard: bool, told: bool = True
+    ) -> None:
+        """A relation ends, for the blocks of its target from `low` to `high`.
+
+        Without discarding nothing changes but the relation; is a secondary `told` of that?
+        """
         bond = self.bonds.at(self.op)[number]
-        # Without discarding nothing changes that a secondary has: relations stay at their site.
-        op = self._next(now, *([bond.target] if discard else []))
+        op = self._next(now, *([bond.target] if discard or told else []))
         inside, outside = cut_out(bond.extents, low, high)
         track = self.tracks[bond.target][-1]
         for _, at, count in inside if discard else ():
@@ -163,6 +167,14 @@ class History:
         """Whether what a block holds was written by a host after an op."""
         hosts = track.hosts.get(block, [0])
         return max(hosts, default=0) > since and track.blocks[block][-1][0] == hosts[-1]
+
+    def hosted(self, name: str, block: int, since: int, op: int) -> bool:
+        """The same of a volume, as it was after an op."""
+        track = self.alive(name, op)
+        assert track is not None
+        hosts = [written for written in track.hosts.get(block, ()) if written <= op]
+        newest = [version for version, _ in track.blocks.get(block, ()) if version <= op]
+        return bool(hosts) and hosts[-1] > since and newest[-1] == hosts[-1]
 
     def revert(self, name: str, sources: Sequence[str], undo: str, now: int) -> None:
         """Volumes become what they are in a copy, and are copied just before."""

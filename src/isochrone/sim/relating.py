@@ -7,7 +7,7 @@ from random import Random
 from typing import Final
 
 from isochrone.errors import Refused
-from isochrone.sim.bonds import TRACK_BLOCKS, Extent
+from isochrone.sim.bonds import TRACK_BLOCKS, Bond, Extent
 from isochrone.sim.history import History
 from isochrone.store import relations, revert
 from isochrone.store.catalogue import Relation
@@ -101,7 +101,7 @@ class Relating:
             at + self._random.randrange(-(-count // TRACK_BLOCKS)) * TRACK_BLOCKS,
             at + count,
         )
-        part = self._random.random() < 0.4
+        part, told = self._random.random() < 0.4, bool(some[0].group)
         ranges = ((low * BLOCK, (high - low) * BLOCK),) if part else ()
         if self._try(
             lambda: relations.withdraw(
@@ -110,7 +110,7 @@ class Relating:
         ):
             if not part:
                 low, high = 0, 1 << 40
-            self._history.withdraw(number, low, high, self._now(), discard=discard)
+            self._history.withdraw(number, low, high, self._now(), discard=discard, told=told)
 
     def revert(self) -> None:
         state, random = self._pool.state, self._random
@@ -125,6 +125,31 @@ class Relating:
             )
         ):
             self._history.revert(copy.name, sources, undo, self._now())
+
+
+def adopt(pool: Pool, fork: History, old: History, op: int) -> None:
+    """Give a history what its site has of another's relations, as of an op of that one.
+
+    What was written meanwhile must be what the other history says. A site that got images knows
+    less than that: such relations are withdrawn here, and nothing else changes.
+    """
+    state, now = pool.state, pool.world.clock.wall_ns()
+    bonds = list(old.bonds.at(op).values())
+    start = fork.op
+    for relation in list(state.relations.values()):
+        source, target = (state.volumes[id].name for id in (relation.source, relation.target))
+        extents = tuple(relation.extents)
+        what = source, target, extents
+        bond = next(x for x in bonds if (x.source, x.target, x.extents) == what)
+        hosts = fork.tracks[target][-1].hosts
+        for _, at, count in extents:
+            for block in range(at, at + count):
+                if not old.hosted(target, block, bond.since, op):
+                    hosts.pop(block, None)
+        fork.bonds.put(relation.id, Bond(start, source, target, extents, 0))
+        if relation.inexact:
+            relations.withdraw(pool, [relation], discard=False)
+            fork.withdraw(relation.id, 0, 1 << 40, now, discard=False)
 
 
 def _ignore(_result: object) -> None:

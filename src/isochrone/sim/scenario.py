@@ -29,6 +29,7 @@ from isochrone.sim.fabric import SimFabric
 from isochrone.sim.history import History
 from isochrone.sim.loop import Crashed, VirtualLoop, run
 from isochrone.sim.loss import lose_store
+from isochrone.sim.relating import adopt
 from isochrone.sim.site import Site
 from isochrone.sim.workload import Mix, Workload
 from isochrone.store import records as r
@@ -328,7 +329,7 @@ class Scenario:
         if self._random.random() < 0.1:
             self._crash(self._b)
             await self._restart(self._b, self._history)
-        report = await self._b.site.spawn(promote(self._b.pool, self._b.mirrors, GROUP))
+        report = await self._b.site.spawn(promote(self._b.pool, self._b.mirrors, GROUP, force=True))
         op = self._cuts[report.cut]
         self._say(f"b promoted at cut {report.cut}, op {op} of {self._history.op}: {report}")
         checkers.secondary(self._history, op, self._b.pool, GROUP, self._since)
@@ -451,6 +452,7 @@ class Scenario:
             names = [state.volumes[member].name for _, member in copy.members]
             fork.adopt_copy(copy.name, [name.rpartition("@")[0] for name in names])
         fork.flushed = fork.op
+        adopt(self._b.pool, fork, self._history, op)
         return fork
 
 

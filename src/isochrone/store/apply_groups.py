@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from isochrone.store import apply_images, apply_members, apply_mirrored, apply_points
 from isochrone.store import records as r
 from isochrone.store.catalogue import (
     MARKS_MAX,
@@ -14,6 +15,7 @@ from isochrone.store.catalogue import (
     Session,
     Volume,
 )
+from isochrone.store.changes import log_pin, whole
 
 
 def group_created(state: Catalogue, place: Place, record: r.GroupCreated) -> None:
@@ -26,32 +28,52 @@ def group_created(state: Catalogue, place: Place, record: r.GroupCreated) -> Non
     )
     for id in record.volumes:
         state.changing(id).group = record.name
+    apply_mirrored.joined(state, state.groups[record.name])
 
 
 def group_deleted(state: Catalogue, place: Place, record: r.GroupDeleted) -> None:
     _drop_incoming(state, record.name)
+    apply_points.forgotten(state, record.name)
     state.drop_images(state.groups[record.name], place.lsn)
+    state.changes.forget(record.name)
+    apply_mirrored.released(state, state.groups[record.name])
     for id in state.groups.pop(record.name).volumes:
         state.changing(id).group = ""
+    for copy in state.copies.values():
+        if copy.group == record.name:
+            # It is this site's own: a later group of that name must not name it, nor delete it.
+            copy.group = copy.origin = ""
+            state.note_copy(copy)
 
 
 def session_opened(state: Catalogue, place: Place, record: r.SessionOpened) -> None:
-    state.groups[record.group].sessions[record.peer] = Session(site=record.site)
+    group = state.groups[record.group]
+    known = group.sessions.get(record.peer)
+    if known is not None:  # it was elsewhere: what it said of relations holds no more
+        known.site, known.reconciled, known.unheld, known.inexact = record.site, False, [], []
+        return
+    # The log is kept for it from here on, or from where others have it kept; a mark may be older.
+    pin = log_pin(group)
+    kept_from = place.lsn if pin is None else pin[0]
+    group.sessions[record.peer] = Session(site=record.site, whole_lsn=kept_from)
 
 
 def session_suspended(state: Catalogue, place: Place, record: r.SessionSuspended) -> None:
     session = state.groups[record.group].sessions[record.peer]
     session.keeps_log, session.cause = False, record.cause
-    session.suspended_stamp = record.stamp
+    session.suspended_stamp, session.kind = record.stamp, record.kind
+    drop_spent_images(state, place, state.groups[record.group])
 
 
 def session_resumed(state: Catalogue, place: Place, record: r.SessionResumed) -> None:
     session = state.groups[record.group].sessions[record.peer]
-    session.cause, session.suspended_stamp = "", 0
+    session.cause, session.suspended_stamp, session.kind = "", 0, ""
 
 
 def session_closed(state: Catalogue, place: Place, record: r.SessionClosed) -> None:
-    state.groups[record.group].sessions.pop(record.peer, None)
+    group = state.groups[record.group]
+    group.sessions.pop(record.peer, None)
+    drop_spent_images(state, place, group)  # there may be no cut any more that would
 
 
 def cut_placed(state: Catalogue, place: Place, record: r.CutPlaced) -> None:
@@ -60,13 +82,46 @@ def cut_placed(state: Catalogue, place: Place, record: r.CutPlaced) -> None:
     group.cut, group.cut_stamp = record.cut, record.stamp
     for peer, cut in record.acked.items():
         if peer in group.sessions:
-            group.sessions[peer].cut = cut
-    group.marks.append(Mark(record.cut, place.lsn, record.stamp, state.blocks_changed(group)))
-    needed = min((s.cut for s in group.sessions.values()), default=record.cut)
-    keep = [mark for mark in group.marks if mark.cut >= needed]
-    # Above the bound the middle goes: a session resumes from its own cut or the newest only.
-    group.marks = keep if len(keep) <= MARKS_MAX else [keep[0], *keep[1 - MARKS_MAX :]]
-    state.drop_images(group, group.marks[0].lsn)
+            group.sessions[peer].cut, group.sessions[peer].sent_cut = cut, record.cut
+    apply_images.cut_sent(group, place, record)
+    _put_mark(state, place, group)
+    drop_spent_images(state, place, group)
+
+
+def _put_mark(state: Catalogue, place: Place, group: Group) -> None:
+    """Remember the cut that the group is at, and record what changes from now on."""
+    # Marks that are not older are of a history that was given up, or of this cut before it.
+    group.marks = [mark for mark in group.marks if mark.cut < group.cut]
+    changed = state.blocks_changed(group)
+    mark = Mark(group.cut, place.lsn, group.cut_stamp, changed, recorded=True)
+    group.marks = _kept_marks(group, mark)
+    state.changes.keep(group.name, {mark.cut for mark in group.marks[:-1]})
+    state.changes.begin(group.name, group.cut, group.volumes)
+
+
+def _kept_marks(group: Group, newest: Mark) -> list[Mark]:
+    """The marks to keep beside a new one: those that somebody may come back to.
+
+    A primary knows who that is, unless it took over: then others that followed the old primary
+    may yet come, as they may to a secondary.
+    """
+    at = [session.cuts for session in group.sessions.values()]
+    named = set().union({group.kept_cut}, *at)
+    least = min((min(cuts, default=0) for cuts in at), default=newest.cut)
+    if group.role != "primary" or group.kept_cut:
+        least = 0
+    kept = [mark for mark in group.marks if mark.cut >= least]
+    # Above the bound go those that nobody is known to be at, the oldest first; but what the site
+    # remembers from before it took over is what others may ask for.
+    spare = sorted(kept, key=lambda m: (m.cut in named, m.cut < group.kept_cut, m.cut))
+    gone = {mark.cut for mark in spare[: max(0, len(kept) + 1 - MARKS_MAX)]}
+    return [*(mark for mark in kept if mark.cut not in gone), newest]
+
+
+def drop_spent_images(state: Catalogue, place: Place, group: Group) -> None:
+    """Let go of images that no window of the log needs; resends need none."""
+    pin = log_pin(group)
+    state.drop_images(group, place.lsn if pin is None else pin[0])
 
 
 def fenced(state: Catalogue, place: Place, record: r.Fenced) -> None:
@@ -77,7 +132,9 @@ def fenced(state: Catalogue, place: Place, record: r.Fenced) -> None:
 
 
 def mirror_added(state: Catalogue, place: Place, record: r.MirrorAdded) -> None:
-    state.groups[record.group] = Group(name=record.group, role="secondary", source=record.source)
+    state.groups[record.group] = Group(
+        name=record.group, role="secondary", source=record.source, seeds=dict(record.seeds)
+    )
 
 
 def incoming_begun(state: Catalogue, place: Place, record: r.IncomingBegun) -> None:
@@ -85,8 +142,7 @@ def incoming_begun(state: Catalogue, place: Place, record: r.IncomingBegun) -> N
     group = state.groups[record.group]
     assert record.base in (0, group.cut)
     for v in record.volumes:
-        forest = state.forest
-        table = forest.clone(state.tables[v.local], passing=True) if record.base else forest.table()
+        table = apply_images.first_table(state, record.base, v)
         shadow = Volume(
             id=v.shadow, name=v.name, size=v.size, kind="shadow", source=v.local,
             changed_lsn=place.lsn,
@@ -98,12 +154,16 @@ def incoming_begun(state: Catalogue, place: Place, record: r.IncomingBegun) -> N
         lineage=record.lineage,
         epoch=record.epoch,
         volumes=list(record.volumes),
+        pool=record.pool,
+        recorded=True,
     )
+    state.changes.begin_incoming(record.group, (v.shadow for v in record.volumes))
 
 
 def _drop_incoming(state: Catalogue, name: str) -> None:
     group = state.groups[name]
     incoming, group.incoming = group.incoming, None
+    state.changes.end_incoming(name)
     if incoming is not None:
         for copy in incoming.copies:
             state.drop_members(copy)
@@ -118,6 +178,13 @@ def incoming_dropped(state: Catalogue, place: Place, record: r.IncomingDropped) 
 def incoming_committed(state: Catalogue, place: Place, record: r.IncomingCommitted) -> None:
     group = state.groups[record.group]
     incoming, group.incoming = state.incoming(record.group), None
+    changed = state.changes.end_incoming(record.group)
+    if not incoming.base or not incoming.recorded:
+        # Everything may differ from all earlier cuts: who is at one of them starts anew.
+        group.marks = []
+        state.changes.forget(group.name)
+    smaller = apply_mirrored.cut_off(state, incoming)
+    apply_members.missing(state, place, group, incoming)
     for v in incoming.volumes:
         shadow, table = state.volumes[v.shadow], state.tables[v.shadow]
         state.drop(v.shadow)
@@ -126,16 +193,25 @@ def incoming_committed(state: Catalogue, place: Place, record: r.IncomingCommitt
             state.add(volume, table)
             group.volumes.append(v.local)
             group.remote_ids[v.remote] = v.local
+            state.changes.join(group.name, v.local)
+            changed[v.shadow] = whole(shadow.size)
         volume = state.changing(v.local)
+        apply_points.replaced(state, place, volume, shadow.size, table)
         volume.size, volume.changed_lsn = shadow.size, place.lsn
         table.changed = True
         state.tables[v.local] = table
+        if v.shadow in changed:
+            state.changes.add(v.local, changed[v.shadow])
     _delete_copies(state, group, incoming, record)
     became = {v.shadow: v.local for v in incoming.volumes}
     for copy in incoming.copies:
         _reveal(state, copy, became, record.cut)
+    apply_mirrored.reveal(state, group, incoming, smaller)
+    group.seeds = {}  # they have served
     group.lineage, group.epoch = incoming.lineage, incoming.epoch
     group.cut, group.cut_stamp = record.cut, record.stamp
+    _put_mark(state, place, group)
+    apply_points.committed(state, place, record)
 
 
 def _delete_copies(
@@ -176,13 +252,17 @@ def _reveal(state: Catalogue, copy: Copy, became: dict[int, int], cut: int) -> N
 
 def promoted(state: Catalogue, place: Place, record: r.Promoted) -> None:
     _drop_incoming(state, record.group)
+    apply_points.released(state, record.group)
     group = state.groups[record.group]
     group.role = "primary"
+    apply_mirrored.taken_over(state, group)
     group.epoch = record.epoch
     group.promoted_stamp = record.stamp
     group.lost = dict(record.lost)
     group.fence_pending = True
-    group.marks, group.sessions = [], {}
+    # The log before this place holds no writes of these volumes, but of shadows.
+    group.kept_cut, group.resend_before_lsn = group.cut, place.lsn
+    _put_mark(state, place, group)
 
 
 def peer_fenced(state: Catalogue, place: Place, record: r.PeerFenced) -> None:

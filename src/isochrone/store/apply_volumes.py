@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from isochrone.store import records as r
+from isochrone.store.apply_matched import note_requested
 from isochrone.store.apply_schedules import note_taken
 from isochrone.store.catalogue import Catalogue, Copy, Place, Volume
 
@@ -57,6 +58,7 @@ def copy_taken(state: Catalogue, place: Place, record: r.CopyTaken) -> None:
         state.copies[record.name] = copy
         state.note_copy(copy)
         note_taken(state, record)
+        note_requested(state, place, record)
 
 
 def copy_classified(state: Catalogue, place: Place, record: r.CopyClassified) -> None:
@@ -72,8 +74,11 @@ def _called(state: Catalogue, name: str, group: str) -> list[Copy]:
         found = state.copies.get(name)
         return [found] if found is not None and not found.group else []
     incoming = state.groups[group].incoming
-    everywhere = [*(incoming.copies if incoming is not None else ()), *state.copies.values()]
-    return [c for c in everywhere if c.group == group and (c.origin or c.name) == name]
+    coming = [c for c in incoming.copies if c.name == name] if incoming is not None else []
+    # An older one of that name is gone there; if it is held here, nothing is said of it any more.
+    return coming or [
+        c for c in state.copies.values() if c.group == group and (c.origin or c.name) == name
+    ]
 
 
 def copy_deleted(state: Catalogue, place: Place, record: r.CopyDeleted) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isochrone.store.catalogue import Copy, Group, Volume
+from isochrone.store.changes import log_pin
 from isochrone.store.format import SLOT_BITS, SLOT_MASK
 from isochrone.store.forward import Forwarding
 from isochrone.store.mark import BATCH_LEAVES, Read
@@ -34,7 +35,7 @@ WINDOW_SLOTS: Final = 1 << 27  # counted in one sweep: 512 GiB of log in 256 MiB
 _LAST: Final = np.iinfo(np.uint64).max
 MANY: Final = -1  # reached by several holders
 
-Kind = Literal["volume", "copy", "incoming", "image", "reader"]
+Kind = Literal["volume", "copy", "incoming", "image", "point", "reader"]
 Words = NDArray[np.uint64]
 Owners = NDArray[np.int32]
 Bits = NDArray[np.uint8]
@@ -71,7 +72,9 @@ def holders(items: Sequence[Item], tables: Sequence[int], images: int) -> list[H
     names = {item.id: item.name for item in items if isinstance(item, Volume)}
     whose: dict[int, Holder] = {}
     for item in items:
-        if isinstance(item, Copy):
+        if isinstance(item, Volume) and item.kind == "point":
+            whose[item.id] = Holder("point", item.group)
+        elif isinstance(item, Copy):
             whose.update((member, Holder("copy", item.name)) for _, member in item.members)
         elif isinstance(item, Group):
             image = Holder("image", item.name)
@@ -282,7 +285,5 @@ def pins(segments: Sequence[Segment], position: int, state: State) -> tuple[list
 def _cuts(state: State) -> Iterator[tuple[str, int, list[str]]]:
     """(group, oldest lsn it needs, the peers that need it)."""
     for group in state.groups.values():
-        if group.role == "primary" and group.sessions and group.marks:
-            least = min(s.cut for s in group.sessions.values())
-            peers = sorted(peer for peer, s in group.sessions.items() if s.cut == least)
-            yield group.name, min(mark.lsn for mark in group.marks), peers
+        if (pin := log_pin(group)) is not None:
+            yield group.name, *pin

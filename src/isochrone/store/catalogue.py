@@ -12,14 +12,17 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from isochrone.store import records as r
+from isochrone.store.changes import Changes
+from isochrone.store.points import Window
+from isochrone.store.promises import CopyRequest, Reservation
 from isochrone.store.tracks import Forest, Table, blocks_of
 from isochrone.types import ExportInfo, Lineage
 
-Kind = Literal["volume", "snapshot", "clone", "shadow", "image"]
+Kind = Literal["volume", "snapshot", "clone", "shadow", "image", "point"]
 Role = Literal["primary", "fenced", "secondary"]
 Consistency = Literal["crash", "filesystem", "application"]  # what a copy is, the least first
 
-MARKS_MAX: Final = 64  # cuts a primary remembers; it places them only on demand, so few are needed
+MARKS_MAX: Final = 64  # cuts that a group remembers: each costs a bitmap for a volume that changed
 
 
 class Volume(msgspec.Struct, kw_only=True):
@@ -35,6 +38,7 @@ class Volume(msgspec.Struct, kw_only=True):
     changed_lsn: int = 0  # newest record that changed its content or size
     blocks_changed: int = 0  # written or discarded so far: what a failover may have lost
     labels: dict[str, str] = {}  # by which schedules find it
+    until_lsn: int = 0  # a point's: its source was this from `changed_lsn` on, at least up to here
 
 
 class Copy(msgspec.Struct, kw_only=True):
@@ -54,6 +58,7 @@ class Copy(msgspec.Struct, kw_only=True):
     hold_reason: str = ""
     kept_from: str = ""  # the group whose primary deleted it, while it was held here
     changed_lsn: int = 0  # newest record that said something else of it
+    as_of_cut: int = 0  # it was opened as of this cut of its volumes' group; 0: it was taken
 
 
 class Schedule(msgspec.Struct, kw_only=True):
@@ -79,6 +84,7 @@ class Mark(msgspec.Struct, array_like=True):
     lsn: int
     stamp: int
     blocks_changed: int  # sum over the group's volumes
+    recorded: bool = False  # what changed since is recorded; see `changes`
 
 
 class Relation(msgspec.Struct, kw_only=True):
@@ -94,6 +100,9 @@ class Relation(msgspec.Struct, kw_only=True):
     inhibit: bool = False  # the target is read-only while the relation stands
     born: int  # place of the record: whatever is written later has a pointer not below it
     first_node: int  # nodes of the target's table below it have not changed since
+    group: str = ""  # mirrored with it; empty: known at this site alone
+    origin: int = 0  # its number at the primary; 0: it was made here
+    inexact: bool = False  # it came in an inventory: what seems written since may be older
 
     @property
     def blocks(self) -> int:
@@ -120,7 +129,22 @@ class Session(msgspec.Struct, kw_only=True):
     keeps_log: bool = True  # False: of what it has not, only the changed tracks are known
     cause: str = ""  # why it is suspended; empty: it is served
     suspended_stamp: int = 0
+    kind: str = ""  # of the cause: command, link, limit, error, refused, fenced
+    policy: str = "suspend"  # of its side file: or fall-behind, pace
+    limit_bytes: int = 8 << 30  # 0: none; `limits.SIDE_FILE_BYTES` has the reason
+    limit_seconds: float = 0.0  # 0: none
+    resync: str = "auto"  # or manual: after a suspension that nobody commanded
     whole_lsn: int = 0  # lsn of the newest cut it got by images of volumes, not by the log
+    reconciled: bool = False  # it has told, after an inventory, what it makes of relations:
+    unheld: list[int] = []  # of these it has the content alone
+    inexact: list[int] = []  # of these it does not know what hosts wrote since
+    begun: list[int] = []  # cuts whose marks it needs if these images break off
+    sent_cut: int = 0  # newest that was placed to be sent to it
+
+    @property
+    def cuts(self) -> set[int]:
+        """Cuts from which it may want to go on: what it says next is one of them."""
+        return {self.cut, self.sent_cut, *self.begun} - {0}
 
 
 class Incoming(msgspec.Struct, kw_only=True):
@@ -132,6 +156,14 @@ class Incoming(msgspec.Struct, kw_only=True):
     volumes: list[r.IncomingVolume]
     copies: list[Copy] = []  # taken inside it; they appear at its commit
     deleted: list[str] = []  # earlier copies that go at its commit
+    relations: dict[int, Relation] = {}  # new or changed; by their numbers here
+    withdrawn: list[int] = []  # numbers of earlier relations that go at its commit
+    unheld: dict[int, bool] = {}  # number at the primary -> whether only the content is here
+    inexact: bool = False  # no relation that was here before is sure of what was written since
+    pool: str = ""  # identity of the primary, if another connection can go on with it
+    position: r.Position | None = None  # how far that has come,
+    position_lsn: int = 0  # as of this record here
+    recorded: bool = False  # what changed in the shadows is recorded; see `changes`
 
 
 class Group(msgspec.Struct, kw_only=True):
@@ -144,22 +176,33 @@ class Group(msgspec.Struct, kw_only=True):
     volumes: list[int] = []
     cut: int = 0  # primary: newest placed; secondary: newest applied; 0: none yet
     cut_stamp: int = 0
-    marks: list[Mark] = []  # primary: where the cuts lie that a secondary may resume from
-    sessions: dict[str, Session] = msgspec.field(name="peers", default_factory=dict)
-    acked: dict[str, int] = msgspec.field(name="sessions", default_factory=dict)  # see below
+    marks: list[Mark] = []  # the cuts that somebody may resume from, ascending
+    sessions: dict[str, Session] = {}  # primary: by the identity of the peer's pool
     source: str = ""  # secondary: address of the primary's link
+    seeds: dict[str, int] = {}  # secondary: volumes here that a first copy starts from, by name
     remote_ids: dict[int, int] = {}  # secondary: volume id at the primary -> here
     incoming: Incoming | None = None
     superseded_by: int = 0  # fenced: the epoch that took over
     promoted_stamp: int = 0
     lost: dict[str, int] = {}
     fence_pending: bool = False  # promoted: the old primary does not know yet
+    reservations: list[Reservation] = []  # secondary: for commands the primary asked about
+    requests: list[CopyRequest] = []  # primary: copies that are to exist at several sites
+    takeovers: list[r.Takeover] = []  # where the epochs of the history begin, ascending
+    handover: str = ""  # primary: the pool that is to take over; nobody may write meanwhile
+    diverged: int = 0  # secondary: own mark since which it differs from the history it follows
+    rejoined: bool = False  # secondary: nothing has come yet from the site that it follows now
+    way: list[str] = []  # secondary: pools from the primary on to the one that it follows
+    superseded_cut: int = 0  # fenced: at which the other site took over; 0: not known
+    fenced_stamp: int = 0
     images: list[Image] = []  # primary: for those whose newest cut is older
-
-    def __post_init__(self) -> None:
-        """Pools of the first builds know nothing but the newest cut of each secondary."""
-        self.sessions.update({peer: Session(cut=cut) for peer, cut in self.acked.items()})
-        self.acked = {}
+    unheld: list[int] = []  # secondary: relations, by number there, of which it has the content
+    discarded_lsn: int = 0  # primary: newest withdrawal that empties tracks at secondaries, too
+    kept_cut: int = 0  # promoted: at which; its mark stays until the old primary has come back
+    resend_before_lsn: int = 0  # from a mark before it the log does not lead on, changes do
+    interval: float = 0.0  # primary: seconds between cuts; 0: as the controller has it
+    members_lsn: int = 0  # newest change of its volumes: cuts before it have others
+    left_lsn: int = 0  # newest at which some of them left
 
     @property
     def identity(self) -> Lineage:
@@ -167,7 +210,12 @@ class Group(msgspec.Struct, kw_only=True):
 
     @property
     def writable(self) -> bool:
-        return self.role == "primary"
+        return self.role == "primary" and not self.handover
+
+    @property
+    def standing(self) -> str:
+        """The role in words, for whoever may not write."""
+        return "primary, being handed over" if self.handover else self.role
 
     def mark(self, cut: int) -> Mark | None:
         return next((mark for mark in self.marks if mark.cut == cut), None)
@@ -190,11 +238,14 @@ class Catalogue:
         self.names: dict[str, int] = {}  # what can be named: volumes and visible copy members
         self.copies: dict[str, Copy] = {}
         self.groups: dict[str, Group] = {}
+        self.changes = Changes()  # of the groups' volumes since their marks
         self.relations: dict[int, Relation] = {}
         self.related: dict[int, dict[int, None]] = {}  # volume -> relations it is part of
         self.inhibited: frozenset[int] = frozenset()  # targets that hosts may not write
         self.schedules: dict[str, Schedule] = {}
         self.trusted = TrustedTime()
+        self.windows: dict[str, Window] = {}  # group -> the points it can be opened at
+        self.versions: dict[int, dict[int, None]] = {}  # volume -> what it was, oldest first
         self.pins: list[Table] = []  # frozen images someone is reading; a checkpoint keeps them
         self.next_id = 1
         self.deletions = 0  # volumes, copies, large discards: what may have left garbage
@@ -237,7 +288,7 @@ class Catalogue:
                 else f"{volume.kind} of a deleted volume"
             )
         if volume.group:
-            return f"volume of group {volume.group} ({self.groups[volume.group].role})"
+            return f"volume of group {volume.group} ({self.groups[volume.group].standing})"
         return "volume"
 
     def reserved(self, name: str) -> bool:
@@ -260,6 +311,14 @@ class Catalogue:
             if group.incoming is not None:
                 found.update(v.shadow for v in group.incoming.volumes)
         return found
+
+    def history(self) -> dict[int, str]:
+        """Hidden volumes that are what others were at the points of a group, and the group."""
+        return {id: self.volumes[id].group for ids in self.versions.values() for id in ids}
+
+    def reserved_relations(self) -> int:
+        """Places in the table of relations that are promised to primaries."""
+        return sum(x.relations for g in self.groups.values() for x in g.reservations)
 
     def copies_changed_lsn(self, group: Group) -> int:
         """The newest record about a copy of the group's volumes."""
@@ -321,6 +380,7 @@ class Catalogue:
         self.touched_volumes[id] = None
         volume = self.volumes.pop(id)
         self.forget_member(volume)
+        self.changes.drop_volume(id)
         self.copied_lsn.pop(id, None)
         del self.tables[id]
         if self.names.get(volume.name) == id:
@@ -330,7 +390,9 @@ class Catalogue:
         volume = self.changing(id)
         if size < volume.size:
             # Whatever lay beyond must not come back when the volume grows again.
-            self.forest.unmap(self.tables[id], blocks_of(size), blocks_of(volume.size))
+            first, end = blocks_of(size), blocks_of(volume.size)
+            self.changes.note(id, first, end - first)
+            self.forest.unmap(self.tables[id], first, end)
         volume.size = size
         volume.changed_lsn = lsn
 

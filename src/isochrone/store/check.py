@@ -117,6 +117,9 @@ def check_catalogue(pool: Pool) -> None:
             volume = state.volumes.get(member)
             if volume is None or volume.copy != copy.name:
                 raise Damaged(f"{volume.name if volume else member} is not a member of {copy.name}")
+    for id, owner in state.history().items():
+        if owner not in state.windows:
+            raise Damaged(f"volume {id} is kept for points of {owner}, which has none")
     if complaint := contradiction(state):
         raise Damaged(complaint)
     for group in state.groups.values():

@@ -19,6 +19,7 @@ import structlog
 from isochrone.errors import Damaged, PoolFailed
 from isochrone.store.backup import Backup
 from isochrone.store.catalogue import Copy, Group, Relation, Schedule, TrustedTime, Volume
+from isochrone.store.changes import ChangedTracks
 from isochrone.store.mark import reachable
 from isochrone.store.metadata import (
     REBUILD,
@@ -29,6 +30,7 @@ from isochrone.store.metadata import (
     item_bytes,
     item_of,
 )
+from isochrone.store.points import Window
 from isochrone.store.state import State
 from isochrone.store.tracks import Table
 
@@ -63,6 +65,10 @@ def _key(item: Item) -> Key:
             return "schedule", name
         case TrustedTime():
             return "clock", "trusted"
+        case ChangedTracks():
+            return item.key
+        case Window(group=name):
+            return "window", name
 
 
 def _root(roots: dict[int, bytes], volume: int) -> bytes:
@@ -71,6 +77,13 @@ def _root(roots: dict[int, bytes], volume: int) -> bytes:
             f"the table of volume {volume} is missing from the metadata store", hint=REBUILD
         )
     return roots[volume]
+
+
+def _load_changes(state: State, rows: Iterable[ChangedTracks]) -> None:
+    try:
+        state.changes.load(state.groups.values(), rows)
+    except ValueError as e:
+        raise Damaged(f"changed tracks in the metadata store are none: {e}", hint=REBUILD) from e
 
 
 T = TypeVar("T")
@@ -141,6 +154,7 @@ class Checkpointer:
     def load(metadata: Metadata, state: State) -> None:
         """Fill a fresh state from the last checkpoint."""
         roots = metadata.roots()
+        changed: list[ChangedTracks] = []
         for item in metadata.items():
             match item:
                 case Volume():
@@ -163,6 +177,11 @@ class Checkpointer:
                     state.schedules[item.name] = item
                 case TrustedTime():
                     state.trusted = item
+                case Window():
+                    state.windows[item.group] = item
+                case ChangedTracks():
+                    changed.append(item)
+        _load_changes(state, changed)
         hidden = {
             member
             for group in state.groups.values()
@@ -171,7 +190,9 @@ class Checkpointer:
             for _, member in copy.members
         }
         for volume in state.volumes.values():
-            if volume.kind not in ("shadow", "image") and volume.id not in hidden:
+            if volume.kind == "point":
+                state.versions.setdefault(volume.source, {})[volume.id] = None
+            elif volume.kind not in ("shadow", "image") and volume.id not in hidden:
                 state.names[volume.name] = volume.id
         state.next_id = int(metadata.setting("next_id") or 1)
 
@@ -190,9 +211,10 @@ class Checkpointer:
         state = self._state
         items: list[Item] = [
             *state.groups.values(), *state.relations.values(), *state.schedules.values(),
+            *state.windows.values(),
             *([state.trusted] if state.trusted.stamp else ()),
         ]  # fmt: skip
-        return {_key(item): item_bytes(item) for item in items}
+        return {**{_key(item): item_bytes(item) for item in items}, **state.changes.rows()}
 
     def _encoded(self, volumes: Iterable[int], copies: Iterable[str]) -> dict[Key, bytes | None]:
         """These as they are now; None for those that are gone."""

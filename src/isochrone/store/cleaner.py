@@ -26,6 +26,7 @@ from isochrone.store.log import scan_segment
 from isochrone.store.mark import Bits, Marks, mark
 from isochrone.store.pool import Pool
 from isochrone.store.sacrifice import Sacrifices
+from isochrone.store.windows import Shedding
 from isochrone.types import BLOCK, MIB
 
 GARBAGE_SHARE: Final = 0.5  # of what lives: a log a third empty is cleaned at little cost
@@ -101,6 +102,7 @@ class Cleaner:
         self._lenient = False  # the last round left more than it would have left in calm times
         self._rested_at = 0.0  # monotonic
         self._sacrifices = Sacrifices(pool)
+        self._shedding = Shedding(pool)
         self._turn = asyncio.Lock()
         self._stopping = False
         self._task: asyncio.Task[object] | None = None  # the round, or the note, that goes on
@@ -131,7 +133,8 @@ class Cleaner:
     def _look(self) -> None:
         """See how much is written, and give spares back when nobody writes or space is short."""
         self._pool.space.look()
-        self._sacrifices.look()
+        if not self._shedding.look():  # points go before copies
+            self._sacrifices.look()
         log = self._pool.log
         appended = log.bytes_appended - self._appended_before
         self._appended_before = log.bytes_appended
@@ -164,6 +167,7 @@ class Cleaner:
             or (self._lenient and not self._busy)
             or (pool.state.deletions != self._deletions_seen and self._rested)
             or (pool.space.short and appended > 0)
+            or (self._shedding.unsure and self._rested)
         )
 
     @property
@@ -189,13 +193,15 @@ class Cleaner:
         self._seen, self._deletions_seen = pool.log.bytes_appended, pool.state.deletions
         mapped = pool.state.forest.newly_mapped
         passing, kept = pool.state.passing(), Kept(pool.log.segment_slots)
-        frozen, marks = await pool.checkpoint_then(lambda f: self._mark(f, passing, kept))
+        history = pool.state.history()
+        frozen, marks = await pool.checkpoint_then(lambda f: self._mark(f, passing, history, kept))
         self._resolve(marks)
         report = self.last = Report(live_bytes=marks.total * BLOCK)
         candidates = self._candidates(frozen, marks)
         for dead in [c for c in candidates if not c.live]:
             self._free(dead.number, report)
         until = pointer(frozen.position.segment, frozen.position.slot)
+        pool.space.history = marks.history
         pool.space.marked(report.live_bytes, mapped, kept, until)
         for victim in choose(
             [c for c in candidates if c.live], pool.log.segment_slots, self._wanted(marks)
@@ -211,14 +217,18 @@ class Cleaner:
             )
         return report
 
-    def _mark(self, frozen: Frozen, passing: set[int], kept: Kept) -> Marks:
+    def _mark(
+        self, frozen: Frozen, passing: set[int], history: dict[int, str], kept: Kept
+    ) -> Marks:
         """Mark what lives; of it, what more than one table keeps. Pinned images do not."""
         keeping: list[bytes] = []
         others = frozen.roots[len(frozen.volumes) :]
+        points: dict[str, list[bytes]] = {group: [] for group in history.values()}
         for id, root in zip(frozen.volumes, frozen.roots, strict=False):
-            (others if id in passing else keeping).append(root)
+            whose = points[history[id]] if id in history else others if id in passing else keeping
+            whose.append(root)
         pool = self._pool
-        return mark(keeping, pool.marked_nodes, pool.log.segment_slots, kept, others)
+        return mark(keeping, pool.marked_nodes, pool.log.segment_slots, kept, others, points)
 
     def _resolve(self, marks: Marks) -> None:
         """From births to places: a moved block lives where it is now, not where it was born."""

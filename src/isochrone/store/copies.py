@@ -28,6 +28,7 @@ def take(
     schedule: str = "",
     rules: Sequence[str] = (),
     expendable: bool = False,
+    request: str = "",
 ) -> Copy:
     """Copy volumes as they are at this instant; flush before telling anybody that it is done.
 
@@ -58,6 +59,7 @@ def take(
             schedule=schedule,
             rules=tuple(rules),
             expendable=expendable,
+            request=request,
         )
     )
     return pool.state.copies[name]

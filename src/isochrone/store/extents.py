@@ -3,9 +3,9 @@
 Both are answered as runs of equal blocks, from the first on. An answer may end early: at a number
 of runs, or after so many leaves, so that one call never holds up the loop. It always has a run.
 
-Two tables are compared top-down: equal chunk ids mean 2 GiB without a change, equal leaf ids 4 MiB,
-and only leaves that differ are compared pointer by pointer. A pointer is a birth place and is never
-used again, so equal pointers are equal data, and the work follows the difference, not the size.
+Two tables are compared top-down: equal chunk ids mean 512 MiB without a change, equal leaf ids
+1 MiB, and only leaves that differ are compared pointer by pointer. A pointer is a birth place,
+never used again: equal pointers are equal data, and the work follows the difference, not the size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from isochrone.store.tracks import (
     Table,
 )
 
-LEAVES_MAX: Final = 1024  # looked at in one call: 4 GiB of volume, a few milliseconds
+LEAVES_MAX: Final = 1024  # looked at in one call: 1 GiB of volume, a few milliseconds
 
 Run = tuple[int, bool]  # blocks, and whether they are what was asked for
 Row = npt.NDArray[np.bool_]  # one a block of a leaf

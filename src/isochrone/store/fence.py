@@ -28,10 +28,12 @@ def pass_fence(
     *,
     online_ok: bool = False,
     force: bool = False,
+    tell: bool = True,
 ) -> None:
     """Let a command change these volumes, or raise `Conflict`; either is told to the audit.
 
-    Call it last of all checks, right before the record: what passes is noted as done.
+    Call it last of all checks, right before the record: what passes is noted as done. Only a
+    rehearsal does not `tell`.
     """
     decisions = []
     for volume in volumes:
@@ -43,8 +45,8 @@ def pass_fence(
         )
     refused = [decision for decision in decisions if not decision.verdict.perform]
     for decision in refused or decisions:
-        for tell in pool.on_decision:
-            tell(decision)
+        for told in pool.on_decision if tell else ():
+            told(decision)
     if refused:
         raise _in_use(pool, refused[0])
 

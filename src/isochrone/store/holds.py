@@ -140,16 +140,22 @@ def note_due(pool: Pool) -> bool:
 def kept_here(pool: Pool, group: Group) -> tuple[str, ...]:
     """Copies that a group's primary has deleted, and that must stay here all the same.
 
+    What a site that was joined just now does not have, it may never have had: it may hold no copy
+    from before its first copy, and nobody has deleted those. Such a copy stays, unless it is sent.
+
     It is decided when the group is committed, and part of that record: replay must not look at a
     clock.
     """
     gone = set(group.incoming.deleted) if group.incoming is not None else set()
-    if not gone:
+    if group.incoming is None or not gone:
         return ()
+    sent = {copy.name for copy in group.incoming.copies}
     return tuple(
         copy.name
         for copy in pool.state.copies.values()
-        if copy.group == group.name and (copy.origin or copy.name) in gone and why_held(pool, copy)
+        if copy.group == group.name
+        and (name := copy.origin or copy.name) in gone
+        and ((group.rejoined and name not in sent) or why_held(pool, copy))
     )
 
 

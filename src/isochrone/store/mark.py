@@ -7,7 +7,7 @@ Nothing that was unreachable then can become reachable later, so what is dead he
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from isochrone.store.forward import Forwarding
 from isochrone.store.kept import Ids, Kept, by_segment
 from isochrone.store.tracks import LEAF_BLOCKS
+from isochrone.types import BLOCK
 
 TABLES_AT_ONCE: Final = 256  # roots: 1 MiB of chunk ids of tables of 1 TiB
+LEAF_BYTES: Final = 16 * LEAF_BLOCKS
 BATCH_LEAVES: Final = 256  # pointers sorted at a time: 2 MiB
 
 Bits = NDArray[np.bool_]
@@ -31,6 +33,7 @@ class Marks:
         self._slots = segment_slots
         self._bits: dict[int, Bits] = {}
         self._none: Bits = np.zeros(segment_slots, bool)
+        self.history: dict[str, int] = {}  # group -> bytes that its points alone keep, with nodes
         self._counts: dict[int, int] = {}  # of segments that did not change since they were counted
 
     def bits(self, segment: int) -> Bits:
@@ -99,11 +102,13 @@ def mark(
     segment_slots: int,
     kept: Kept | None = None,
     passing: Sequence[bytes] = (),
+    points: Mapping[str, Sequence[bytes]] = {},
 ) -> Marks:
     """Mark what the tables of these roots reach. `read` yields the words of nodes by their ids.
 
     What more than one of them reaches goes to `kept`. Roots that are `passing`, soon to be gone,
-    make their blocks live, but do not keep them.
+    make their blocks live, but do not keep them; nor do the `points` of each group, and what
+    these alone make live is counted.
     """
     marks = Marks(segment_slots)
     _, leaves = _ids(roots, read)
@@ -118,6 +123,14 @@ def mark(
         _, more = _ids(passing, read)
         for pointers in _pointers(more.met - leaves.met, read):
             marks.mark(pointers)
+        leaves.met |= more.met
+    for group, versions in points.items():
+        before, (_, older) = marks.total, _ids(versions, read)
+        alone = older.met - leaves.met
+        for pointers in _pointers(alone, read):
+            marks.mark(pointers)
+        marks.history[group] = (marks.total - before) * BLOCK + len(alone) * LEAF_BYTES
+        leaves.met |= alone
     marks.count_all()
     return marks
 

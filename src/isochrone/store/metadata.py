@@ -3,7 +3,7 @@
     setting(key, value)     format, pool (identity), lsn, segment, slot, sum, next_id,
                             next_node; scrub (how far a scrub is, JSON); durable; backup;
                             seal
-    item(kind, key, sum, body)   volumes, copies and groups, MessagePack
+    item(kind, key, sum, body)   volumes, copies, groups, changed tracks and more, MessagePack
     root(volume, sum, body)      chunk ids of a table, 8 bytes each
     forward(segment, sum, slots, places)  moved blocks: slots (4 bytes each), places (8 bytes each)
     node(id, sum, body)          words of a chunk or leaf, 8 bytes each
@@ -28,10 +28,12 @@ import msgspec
 
 from isochrone.errors import Damaged, NoSpace
 from isochrone.store.catalogue import Copy, Group, Relation, Schedule, TrustedTime, Volume
+from isochrone.store.changes import ChangedTracks
 from isochrone.store.format import checksum
+from isochrone.store.points import Window
 from isochrone.world.disk import Disk
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 REBUILD: Final = "run: isochrone check DIR --rebuild-metadata"
 _MASK: Final = (1 << 64) - 1
 
@@ -49,9 +51,9 @@ _SEALED: Final = {"item": ("kind", "key"), "root": ("volume",), "forward": ("seg
 
 ITEM_KINDS: Final = {
     "volume": Volume, "copy": Copy, "group": Group, "relation": Relation, "schedule": Schedule,
-    "clock": TrustedTime,
+    "clock": TrustedTime, "window": Window, "changed": ChangedTracks,
 }  # fmt: skip
-Item = Volume | Copy | Group | Relation | Schedule | TrustedTime
+Item = Volume | Copy | Group | Relation | Schedule | TrustedTime | Window | ChangedTracks
 
 
 @dataclass(slots=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import Final
 
 from isochrone.errors import Conflict
 from isochrone.store.catalogue import Catalogue, Relation, Volume
 from isochrone.store.tracks import blocks_of
 from isochrone.types import BLOCK
+
+EXTENTS_MAX: Final = 1024  # of a command and of a relation: keeps the record under 64 KiB
 
 Range = tuple[int, int]  # block, blocks
 

@@ -1,4 +1,4 @@
-"""Protection of production data from being overlaid (S7): who may be in the way of a command.
+"""Protection of production data from being overlaid: who may be in the way of a command.
 
 A command that changes a volume's content at once pulls it away under every host that has it open:
 their caches and file systems would write old state over new. The mover of a mirror is no such host:

@@ -14,6 +14,9 @@ from isochrone.store.pool import Pool
 
 IMAGES_MAX: Final = 64  # commands on a group, not yet at every secondary: each keeps old blocks
 
+# Volumes that change, with those that they become; nothing: they only lose something.
+Changes = Mapping[int, Collection[int]]
+
 
 @dataclass(frozen=True, slots=True)
 class Permission:
@@ -21,24 +24,37 @@ class Permission:
 
     online_ok: bool = False  # hosts may have the volume open
     force: bool = False  # overlay it in any case
-    mirror: Literal["", "none"] = ""  # none: secondaries get the new content as data
+    # required: secondaries do the same by themselves, and were asked; preferred: if they can, else
+    # they get the content as data, as with `none`; empty: they do it, or it is refused
+    mirror: Literal["", "required", "preferred", "none"] = ""
+    rehearse: bool = False  # raise `Rehearsed` instead of doing it
+
+
+class Rehearsed(Exception):
+    """Every check has passed, and nothing was done: that was only to be found out.
+
+    It is raised where the act would begin, so the rehearsal runs through the checks of the act.
+    """
+
+    def __init__(self, changes: Changes) -> None:
+        super().__init__("rehearsed")
+        self.changes = changes
 
 
 NOTHING_AGREED: Final = Permission()
 
 
-# Volumes that change, with those that they become; nothing: they only lose something.
-Changes = Mapping[int, Collection[int]]
-
-
 def may_overwrite(pool: Pool, changes: Changes, doing: str, permission: Permission) -> None:
-    """Raises `Conflict` if not. Call it last of all checks: what passes is noted as done."""
+    """Raises `Conflict` if not. Call it last of all checks: what passes is noted as done.
+
+    Raises `Rehearsed` if the permission is one to rehearse.
+    """
     volumes = [pool.state.volumes[id] for id in changes]
     for volume in volumes:
         group = followed(pool, volume)
         if group is None:
             continue
-        if permission.mirror != "none" and _from_outside(group, changes[volume.id]):
+        if permission.mirror in ("", "required") and from_outside(group, changes[volume.id]):
             raise Conflict(
                 f"{volume.name!r} is mirrored with the group {group.name!r}, and what it is to"
                 " become is not: it would travel as data",
@@ -50,10 +66,19 @@ def may_overwrite(pool: Pool, changes: Changes, doing: str, permission: Permissi
                 f"{waiting} changes of the group {group.name!r} wait for its secondary",
                 hint=f"see: isochrone group show {group.name}",
             )
-    pass_fence(pool, volumes, doing, online_ok=permission.online_ok, force=permission.force)
+    pass_fence(
+        pool,
+        volumes,
+        doing,
+        online_ok=permission.online_ok,
+        force=permission.force,
+        tell=not permission.rehearse,
+    )
+    if permission.rehearse:
+        raise Rehearsed(changes)
 
 
-def _from_outside(group: Group, sources: Iterable[int]) -> bool:
+def from_outside(group: Group, sources: Iterable[int]) -> bool:
     """Whether secondaries of a group do not have what is copied."""
     return any(id not in group.volumes for id in sources)
 
@@ -68,6 +93,6 @@ def images(pool: Pool, changes: Changes, first: int = 0) -> tuple[tuple[int, int
     for id, sources in changes.items():
         group = followed(pool, pool.state.volumes[id])
         if group is not None:
-            by_itself = sources and not _from_outside(group, sources)
+            by_itself = sources and not from_outside(group, sources)
             found.append((id, 0 if by_itself else next(numbers)))
     return tuple(found)

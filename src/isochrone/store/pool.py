@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -22,6 +22,7 @@ from isochrone.store import records as r
 from isochrone.store.attachments import Attachments
 from isochrone.store.blocks import fetch, fetch_one, zeros
 from isochrone.store.catalogue import Place
+from isochrone.store.changes import log_pin
 from isochrone.store.checkpoint import Checkpointer, Frozen
 from isochrone.store.format import (
     BODY,
@@ -37,6 +38,7 @@ from isochrone.store.holds import HoldClock
 from isochrone.store.log import Log, segments
 from isochrone.store.metadata import REBUILD, Metadata
 from isochrone.store.overlay import Decision
+from isochrone.store.points import WindowClock
 from isochrone.store.recover import read_tail
 from isochrone.store.replay import Replay
 from isochrone.store.space import Space
@@ -108,9 +110,11 @@ class Pool:
         self.bytes_moved = 0  # by the cleaner
         self.bytes_written = 0  # payload of clients and mirrors
         self.space = Space(log, state.forest, limits.reserve_bytes)
+        self.on_damage: list[Callable[[int, int, int], None]] = []  # volume, block, blocks
         self.damaged_reads = 0  # refused because a block was not what was written
         self.marked_nodes = metadata.marked_nodes
         self.hold_clock = HoldClock(world.clock)
+        self.window_clock = WindowClock(world.clock)
 
     # -- opening and closing
 
@@ -170,6 +174,8 @@ class Pool:
             replay.apply(section)
         replay.finish()
         pool.hold_clock.start(state.trusted.stamp)
+        points = (point.kept_at for w in state.windows.values() for point in w.points[-1:])
+        pool.window_clock.start(max(points, default=0))
         return pool
 
     def _relieve(self) -> None:
@@ -340,12 +346,14 @@ class Pool:
             raise failure
 
     def _map(self, lsn: int, volume: int, block: int, first: int, sums: array[int]) -> None:
+        self.state.changes.note(volume, block, len(sums))
         self.state.forest.map(self.state.tables[volume], block, first, sums)
         found = self.state.changing(volume)
         found.changed_lsn = lsn
         found.blocks_changed += len(sums)
 
     def _unmap(self, lsn: int, volume: int, block: int, count: int) -> None:
+        self.state.changes.note(volume, block, count)
         self.state.forest.unmap(self.state.tables[volume], block, count)
         found = self.state.changing(volume)
         found.changed_lsn = lsn
@@ -427,9 +435,17 @@ class Pool:
             segment=self.log.forwarding.place(run.pointer) >> SLOT_BITS,
             cause=str(cause),
         )
+        for id in [id for id, t in self.state.tables.items() if t is table]:
+            self.met_damage(id, range(run.block, run.block + run.blocks))
         if isinstance(cause, Damaged):
             return cause
         return Damaged(f"the disk cannot read a block: {cause.strerror or cause}")
+
+    def met_damage(self, volume: int, blocks: Iterable[int]) -> None:
+        """Somebody could not read these, or one of them: tell whoever may heal them."""
+        for block in blocks:
+            for told in self.on_damage:
+                told(volume, block, 1)
 
     # -- durability
 
@@ -519,18 +535,13 @@ class Pool:
 
     def pinned_lsn(self) -> int:
         """Records after this one are still needed by a mirror, as they lie in the log."""
-        marks = (
-            mark.lsn
-            for group in self.state.groups.values()
-            if group.role == "primary" and group.sessions
-            for mark in group.marks
-        )
-        return min(marks, default=self.log.lsn)
+        pins = (log_pin(group) for group in self.state.groups.values())
+        return min((pin[0] for pin in pins if pin is not None), default=self.log.lsn)
 
     @property
     def checkpoint_due(self) -> bool:
         appended = self.log.bytes_appended - self._bytes_at_checkpoint
-        # Writes that are spread over much of a large volume change a leaf of 16 KiB each.
+        # Writes that are spread over much of a large volume change a leaf of 4 KiB each.
         return (
             appended >= self.limits.checkpoint_bytes
             or self.state.forest.fresh_bytes >= self.limits.node_bytes

@@ -1,7 +1,7 @@
 """Ranges of track tables: copied onto another table, emptied of what is old, compared.
 
-Nothing here touches a block. Where both sides lie alike, whole chunks (2 GiB) and leaves (4 MiB)
-are shared and the cost is that of their ids; elsewhere a leaf of the target is made for each 4 MiB.
+Nothing here touches a block. Where both sides lie alike, whole chunks (512 MiB) and leaves (1 MiB)
+are shared and the cost is that of their ids; elsewhere a leaf of the target is made for each 1 MiB.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def copy_range(
 
 
 def misaligned(first: int, at: int) -> bool:
-    """Whether a copy costs a leaf of its own for each 4 MiB."""
+    """Whether a copy costs a leaf of its own for each 1 MiB."""
     return (first - at) % LEAF_BLOCKS != 0
 
 

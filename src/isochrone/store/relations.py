@@ -14,7 +14,8 @@ from isochrone.errors import Conflict, InvalidInput, NotFound, ReadOnly
 from isochrone.store import records as r
 from isochrone.store.apply_relations import Extent, split
 from isochrone.store.catalogue import Relation, Volume
-from isochrone.store.overlaps import Range, check_no_target, joined, name_of, overlap
+from isochrone.store.mirrored import group_of, renewed, settled
+from isochrone.store.overlaps import EXTENTS_MAX, Range, check_no_target, joined, name_of, overlap
 from isochrone.store.overwrite import NOTHING_AGREED, Changes, Permission, images, may_overwrite
 from isochrone.store.pool import Pool
 from isochrone.store.ranges import COMPARED_MAX, TRACK_BLOCKS, misaligned, tracks_that_differ
@@ -23,9 +24,8 @@ from isochrone.store.volumes import find
 from isochrone.types import BLOCK, GIB, KIB, TRACK
 
 RELATIONS_MAX: Final = 4096  # of a pool: each checkpoint looks at all, each command at all targets
-EXTENTS_MAX: Final = 1024  # of a command and of a relation: keeps the record under 64 KiB
 MISALIGNED_BYTES_MAX: Final = 4 * GIB  # of a command, where the offsets differ by no multiple of
-# 4 MiB: each 4 MiB then costs a table leaf, all in one step that holds up the loop for 10-20 ms
+# 1 MiB: each 1 MiB then costs a table leaf, all in one step that holds up the loop for 10-20 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +87,19 @@ def establish(
     pool.record(
         r.RelationsEstablished(
             relations=tuple(
-                r.NewRelation(id, source, target, tuple(extents), inhibit)
+                r.NewRelation(
+                    id,
+                    source,
+                    target,
+                    tuple(extents),
+                    inhibit,
+                    group_of(pool.state, source, target),
+                )
                 for id, ((source, target), extents) in zip(ids, found.items(), strict=True)
             ),
             stamp=pool.world.clock.wall_ns(),
             once=once,
-            images=images(pool, changes, ids.stop),
+            images=_sent(images(pool, changes, ids.stop)),
         )
     )
     return [] if once else [pool.state.relations[id] for id in ids]
@@ -104,6 +111,11 @@ def _changes(pairs: Iterable[tuple[int, int]]) -> dict[int, set[int]]:
     for source, target in pairs:
         found.setdefault(target, set()).add(source)
     return found
+
+
+def _sent(images: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Those that are sent; the record says what secondaries can do without."""
+    return tuple(pair for pair in images if pair[1])
 
 
 def _check_target(pool: Pool, volume: Volume) -> None:
@@ -170,7 +182,7 @@ def _check_within(source: Volume, target: Volume, extents: Sequence[Extent]) -> 
 
 def _check_limits(pool: Pool, found: Iterable[Sequence[Extent]], more: int) -> None:
     check_size(extent for one in found for extent in one)
-    if len(pool.state.relations) + more > RELATIONS_MAX:
+    if len(pool.state.relations) + pool.state.reserved_relations() + more > RELATIONS_MAX:
         raise Conflict(
             f"a pool has at most {RELATIONS_MAX} relations",
             hint="withdraw some, or copy with --once",
@@ -188,9 +200,9 @@ def check_size(extents: Iterable[Extent]) -> None:
     size = sum(count for first, at, count in listed if misaligned(first, at)) * BLOCK
     if size > MISALIGNED_BYTES_MAX:
         raise InvalidInput(
-            f"{size} bytes would be copied between places that differ by no multiple of 4 MiB;"
+            f"{size} bytes would be copied between places that differ by no multiple of 1 MiB;"
             f" one command may have {MISALIGNED_BYTES_MAX}",
-            hint="choose places that agree modulo 4 MiB, or divide the command",
+            hint="choose places that agree modulo 1 MiB, or divide the command",
         )
 
 
@@ -244,7 +256,7 @@ def refresh(
     pool: Pool, relations: Sequence[Relation], permission: Permission = NOTHING_AGREED
 ) -> None:
     """Copy the same extents again; what was written to the targets meanwhile is gone."""
-    volumes = pool.state.volumes
+    volumes, stamp = pool.state.volumes, pool.world.clock.wall_ns()
     _check_again(pool, relations)
     changes = _changes((x.source, x.target) for x in relations)
     for id in changes:
@@ -253,17 +265,23 @@ def refresh(
     pool.record(
         r.RelationsRefreshed(
             ids=tuple(x.id for x in relations),
-            stamp=pool.world.clock.wall_ns(),
-            images=images(pool, changes),
+            stamp=stamp,
+            images=_sent(images(pool, changes)),
+            mirrored=_mirrored(pool, relations, stamp),
         )
     )
+
+
+def _mirrored(pool: Pool, relations: Iterable[Relation], stamp: int) -> tuple[r.MirroredPart, ...]:
+    state = pool.state
+    return tuple(renewed(x, stamp) for x in relations if group_of(state, x.source, x.target))
 
 
 def restore(
     pool: Pool, relations: Sequence[Relation], permission: Permission = NOTHING_AGREED
 ) -> None:
     """The other way round: the sources become what the targets are; the relations stay."""
-    volumes = pool.state.volumes
+    volumes, stamp = pool.state.volumes, pool.world.clock.wall_ns()
     _check_again(pool, relations)
     sources: dict[int, list[Range]] = {}
     for relation in relations:
@@ -282,16 +300,30 @@ def restore(
     pool.record(
         r.RelationsRestored(
             ids=tuple(x.id for x in relations),
-            stamp=pool.world.clock.wall_ns(),
-            images=images(pool, changes),
+            stamp=stamp,
+            images=_sent(images(pool, changes)),
+            mirrored=_mirrored(pool, relations, stamp),
         )
     )
 
 
-def _check_again(pool: Pool, relations: Sequence[Relation]) -> None:
-    """Whether both sides still reach as far as the extents."""
+def _check_own(pool: Pool, relations: Sequence[Relation]) -> None:
+    """Whether they may be changed here. Raises `InvalidInput` or `ReadOnly`."""
     if not relations:
         raise InvalidInput("which relations?", hint="see: isochrone relation list")
+    for relation in relations:
+        group = pool.state.groups.get(relation.group)
+        if group is not None and not group.writable:
+            raise ReadOnly(
+                f"{name_of(pool.state, relation)} is mirrored with the group {group.name!r},"
+                " and that is read-only here",
+                hint="do it where the group is the primary",
+            )
+
+
+def _check_again(pool: Pool, relations: Sequence[Relation]) -> None:
+    """Whether they may be changed, and both sides still reach as far as the extents."""
+    _check_own(pool, relations)
     check_size(extent for x in relations for extent in x.extents)
     for relation in relations:
         source, target = (pool.state.volumes[id] for id in (relation.source, relation.target))
@@ -323,8 +355,7 @@ def withdraw(
 
     What the targets hold stays; with `discard` it stays only where a host has written since.
     """
-    if not relations:
-        raise InvalidInput("which relations?", hint="see: isochrone relation list")
+    _check_own(pool, relations)
     blocks = _withdrawn_blocks(relations, ranges)
     parts = [r.WithdrawnPart(x.id, blocks) for x in relations if split(x.extents, blocks)[0]]
     if not parts:
@@ -332,14 +363,36 @@ def withdraw(
     left = sum(len(split(x.extents, blocks)[1]) for x in relations)
     if left > EXTENTS_MAX:
         raise InvalidInput(f"that would leave more than {EXTENTS_MAX} extents")
-    found = {pool.state.relations[part.id].target for part in parts} if discard else set()
+    if sum(max(1, len(part.ranges)) for part in parts) > RELATIONS_MAX:
+        raise InvalidInput(
+            f"{len(parts)} relations and {len(blocks)} extents are too much for one command",
+            hint="divide it",
+        )
+    gone = [pool.state.relations[part.id] for part in parts]
+    found = {x.target for x in gone} if discard else set()
     changes: Changes = dict.fromkeys(sorted(found), ())
     for id in changes:
         _check_target(pool, pool.state.volumes[id])
     if changes:
         may_overwrite(pool, changes, "discarded", permission)
+    unsettled = {x.target for x in gone if not settled(pool.state, x)}
+    by_image: Changes = {id: () for id in changes if id in unsettled}
     pool.record(
-        r.RelationsWithdrawn(parts=tuple(parts), discard=discard, images=images(pool, changes))
+        r.RelationsWithdrawn(
+            parts=tuple(parts),
+            discard=discard,
+            images=images(pool, by_image),
+            mirrored=tuple(
+                r.MirroredPart(
+                    x.id,
+                    x.source,
+                    x.target,
+                    withdrawn=part.ranges if split(x.extents, blocks)[1] else (),
+                )
+                for x, part in zip(gone, parts, strict=True)
+                if x.group
+            ),
+        )
     )
 
 

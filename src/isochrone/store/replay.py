@@ -20,7 +20,7 @@ from isochrone.store.state import State
 from isochrone.store.tracks import LEAF_SHIFT
 
 COLLECTED_MAX: Final = 1 << 20  # blocks: 24 MiB
-LEAVES_AT_ONCE: Final = 4096  # 64 MiB of them may be made before somebody looks
+LEAVES_AT_ONCE: Final = 16384  # 64 MiB of them may be made before somebody looks
 
 Columns = tuple[Words, Words, Words]  # blocks, pointers, checksums
 
@@ -74,6 +74,7 @@ class Replay:
             mine = volume_of == volume
             columns = blocks[mine], pointers[mine], section.sums[mine]
             self._collected.setdefault(volume, []).append(columns)
+            self._state.changes.note_blocks(volume, columns[0])
             found = self._state.changing(volume)
             last = int(np.flatnonzero(described["volume"] == volume)[-1])
             found.changed_lsn = int(section.headers["first_lsn"][0]) + last

@@ -364,6 +364,9 @@ class Scrub:
         progress.damaged_bytes += finding.bytes
         if len(progress.findings) < FINDINGS_MAX:
             progress.findings.append(finding)
+        for name in finding.exports:
+            for told in self._pool.on_damage if name in self._pool.state.names else ():
+                told(self._pool.state.names[name], finding.offset // BLOCK, finding.bytes // BLOCK)
         self._events += 1
         if self._events < EVENTS_MAX:
             log.error(

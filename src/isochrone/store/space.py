@@ -49,6 +49,7 @@ class Space:
         self.full = False  # only blocks that have data may be written
         self.tight = False  # it will be, before long: what is expendable should go
         self.markings = 0
+        self.history: dict[str, int] = {}  # bytes that only points of a group kept, when marked
         self.short = False  # segments should be emptied now
 
     def marked(
@@ -93,6 +94,11 @@ class Space:
             return self._headroom
         live = self._live + (self._forest.newly_mapped - self._mapped_then) * BLOCK
         return self._headroom + self._log.bytes_on_disk - live - live // OVERHEAD
+
+    @property
+    def pressed(self) -> bool:
+        """Writers wait for room, and of what they may take half of the least is gone."""
+        return self.short and self._headroom < self._target() // 2
 
     def _target(self) -> int:
         most = HEADROOM_RESERVES * self._reserve

@@ -1,15 +1,15 @@
 """Virtual track tables: which place in the log holds which block of a volume.
 
-A table is a list of *leaves*, kept in *chunks*; a leaf is a row of 1,024 block pointers with their
-checksums, 4 MiB of volume; a chunk is a row of 512 leaf ids, 2 GiB. Copies share chunks and leaves.
+A table is a list of *leaves*, kept in *chunks*; a leaf is a row of 256 block pointers with their
+checksums, 1 MiB of volume; a chunk is a row of 512 leaf ids, 512 MiB. Copies share both.
 
-    table root   array of chunk ids, one a 2 GiB
+    table root   array of chunk ids, one for each 512 MiB
     chunk        words[0..511]     leaf ids
-    leaf         words[0..1023]    pointers, words[1024..2047] checksums
+    leaf         words[0..255]     pointers, words[256..511] checksums
 
 Chunks and leaves are *nodes*: numbered, and immutable once shared. Sharing is known by epochs: a
 node may be changed in place only if it was made after the last copy of its table. So a copy costs
-the root (4 KiB for 1 TiB) and nothing is ever counted.
+the root (16 KiB for 1 TiB) and nothing is ever counted.
 
 Nodes are loaded from the metadata store on demand and dropped above a budget if a checkpoint has
 them. Nothing here does IO: the loader is handed in.
@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from isochrone.types import BLOCK, MIB
 
-LEAF_BLOCKS: Final = 1024  # 16 KiB to copy at the first write after a copy: about 1 us
-LEAF_SHIFT: Final = 10
+LEAF_BLOCKS: Final = 256  # 4 KiB to copy at the first write after a copy
+LEAF_SHIFT: Final = 8
 LEAF_MASK: Final = LEAF_BLOCKS - 1
-CHUNK_LEAVES: Final = 512  # a root of 512 words for 1 TiB, 32,768 for 64 TiB
+CHUNK_LEAVES: Final = 512  # a root of 2,048 words for 1 TiB, 131,072 for 64 TiB
 CHUNK_SHIFT: Final = 9
 CHUNK_MASK: Final = CHUNK_LEAVES - 1
 NODE_BYTES_BUDGET: Final = 512 * MIB  # maps 128 GiB of hot blocks; more is loaded on demand

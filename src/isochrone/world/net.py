@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 from isochrone.errors import InvalidInput, Unavailable
@@ -18,6 +20,10 @@ from isochrone.types import Buffer
 READ_BYTES: Final = 1 << 18  # one read; larger ones only hold memory longer
 UNSENT_BYTES_MAX: Final = 4 << 20  # `drain` waits above this; two frames of payload
 CONNECT_SECONDS_MAX: Final = 10.0
+CLOSE_SECONDS_MAX: Final = 10.0  # to take what is unsent; who does not read would hold it for ever
+
+
+_PORT: Final = re.compile(r"[0-9]{1,5}")
 
 
 class Channel(Protocol):
@@ -62,7 +68,7 @@ def split_address(address: str) -> tuple[str, int] | None:
     if "/" in address:
         return None
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
         raise InvalidInput(
             f"{address!r} is not an address",
             hint="write HOST:PORT, or a path with a slash for a Unix socket",
@@ -76,6 +82,15 @@ def is_loopback(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_anywhere(address: str) -> bool:
+    """Whether one listens there at all addresses of the host: others need a real one to call."""
+    where = split_address(address)
+    try:
+        return where is not None and ipaddress.ip_address(where[0]).is_unspecified
     except ValueError:
         return False
 
@@ -111,7 +126,12 @@ class StreamChannel:
             raise Unavailable(f"lost the connection to {self._peer}: {e}") from e
 
     def close(self) -> None:
+        transport = self._writer.transport
+        if transport.is_closing():
+            return
         self._writer.close()
+        if transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS_MAX, transport.abort)
 
 
 class SystemNet:
@@ -127,7 +147,7 @@ class SystemNet:
                     reader, writer = await asyncio.open_unix_connection(address)
                 else:
                     reader, writer = await asyncio.open_connection(*where)
-        except (OSError, TimeoutError) as e:
+        except (OSError, ValueError) as e:  # ValueError: no host can have that name
             raise Unavailable(f"nobody answers at {address}: {str(e) or 'timed out'}") from e
         return StreamChannel(reader, writer, address)
 
@@ -150,9 +170,10 @@ class SystemNet:
             if where is None:
                 return _Listening(await asyncio.start_unix_server(accepted, address))
             return _Listening(await asyncio.start_server(accepted, *where))
-        except OSError as e:
+        except (OSError, ValueError) as e:
+            reason = (isinstance(e, OSError) and e.strerror) or e
             raise Unavailable(
-                f"cannot listen at {address}: {e.strerror or e}", hint="choose another address"
+                f"cannot listen at {address}: {reason}", hint="choose another address"
             ) from e
 
 
@@ -163,7 +184,9 @@ class _Listening:
     @property
     def address(self) -> str:
         name = self._server.sockets[0].getsockname()
-        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
+        if isinstance(name, tuple):
+            return f"{name[0]}:{name[1]}"
+        return str(Path(name).absolute())  # others are told, and have another working directory
 
     def close(self) -> None:
         self._server.close()

@@ -1,0 +1,106 @@
+"""Copies that exist at several sites as of one instant: the states of a request, as a table. Pure.
+
+The copy at the primary is a record of its log. That very record travels in the stream, so it is
+carried out at its place between the writes and can neither come too early nor too late. What is
+left to know is whether it got there: a cut behind it is hardened at the site, and the site says
+that it has the copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from isochrone.errors import Conflict
+
+
+class At(StrEnum):
+    """How far a request has come at one secondary."""
+
+    NEW = "NEW"  # on record; the copy waits until the mirror is DUPLEX
+    LOCAL_DONE = "LOCAL_DONE"  # the copy is here; for that site it lies in the side file
+    SENT = "SENT"  # a cut behind it was placed for that site
+    DONE = "DONE"  # the site says that it has it
+    MISSED = "MISSED"  # the site is behind that cut, and has no such copy
+    REFUSED = "REFUSED"  # it was not taken at all
+    EXPIRED = "EXPIRED"  # too late, or the side file with it was dropped
+
+
+class Event(StrEnum):
+    TAKEN = "taken"
+    PLACED = "cut placed"
+    CONFIRMED = "confirmed"
+    ABSENT = "absent"
+    DENIED = "denied"
+    LATE = "late"
+    DROPPED = "side file dropped"
+
+
+MOVES: Final[dict[At, dict[Event, At]]] = {
+    At.NEW: {
+        Event.TAKEN: At.LOCAL_DONE,
+        Event.DENIED: At.REFUSED,
+        Event.LATE: At.EXPIRED,
+        Event.DROPPED: At.EXPIRED,
+    },
+    At.LOCAL_DONE: {
+        Event.PLACED: At.SENT,
+        Event.LATE: At.EXPIRED,
+        Event.DROPPED: At.EXPIRED,
+    },
+    At.SENT: {
+        Event.CONFIRMED: At.DONE,
+        Event.ABSENT: At.MISSED,
+        Event.LATE: At.EXPIRED,
+        Event.DROPPED: At.EXPIRED,
+    },
+    At.DONE: {},
+    At.MISSED: {},
+    At.REFUSED: {},
+    At.EXPIRED: {},
+}
+FINAL: Final = frozenset(state for state, moves in MOVES.items() if not moves)
+
+
+def move(state: At, event: Event) -> At:
+    """The state after an event. Raises `Conflict` where the table has no entry."""
+    try:
+        return MOVES[state][event]
+    except KeyError:
+        raise Conflict(f"a request that is {state.value} cannot be {event.value}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the primary sees of one site of a request that is not finished."""
+
+    state: At
+    follows: bool  # the site still has a session
+    keeps_log: bool  # the log behind what it has is kept for it
+    late: bool  # the deadline of the request has passed
+    cut_behind: int = 0  # first cut behind the copy; 0: none is placed yet
+    placed: int = 0  # newest cut that was placed for this site
+    acked: int = 0  # newest that it has hardened
+
+
+def look(seen: Seen) -> tuple[Event, str] | None:
+    """What happened to a site by itself, and why; None if nothing did. An answer comes extra."""
+    if seen.state in FINAL:
+        return None
+    arrived = seen.cut_behind and seen.acked >= seen.cut_behind
+    if not seen.follows:
+        return Event.DROPPED, "the site does not follow the group any more"
+    if seen.state is not At.NEW and not seen.keeps_log and not arrived:
+        return Event.DROPPED, "the side file with the copy in it was dropped"
+    if seen.late:
+        return Event.LATE, "the deadline has passed"
+    if seen.state is At.LOCAL_DONE and seen.cut_behind and seen.placed >= seen.cut_behind:
+        return Event.PLACED, ""
+    return None
+
+
+def to_ask(seen: Seen, *, withdraw: bool) -> bool:
+    """Whether the site can say by now if it has the copy, or withdraw it."""
+    arrived = bool(seen.cut_behind) and seen.acked >= seen.cut_behind
+    return seen.follows and arrived and (seen.state is At.SENT or withdraw)

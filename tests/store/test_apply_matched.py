@@ -1,0 +1,76 @@
+"""Reservations and requests are what the log says, also after a restart."""
+
+from __future__ import annotations
+
+import pytest
+
+from isochrone.mirror import groups
+from isochrone.store import copies, volumes
+from isochrone.store import records as r
+from isochrone.store.apply_matched import finished
+from isochrone.store.pool import Pool
+from isochrone.types import MIB
+from tests.store.pools import Rig, settle
+
+
+def made(pool: Pool) -> None:
+    volumes.create(pool, "v", MIB)
+    groups.create(pool, "g", ["v"])
+
+
+def requested(pool: Pool, id: str, *sites: str) -> None:
+    ids = tuple(pool.state.groups["g"].volumes)
+    pool.record(
+        r.CopyRequested(
+            group="g", request=id, name="", volumes=ids, sites=sites, stamp=1, seconds=9.0
+        )
+    )
+
+
+def moved(pool: Pool, id: str, peer: str, state: str, **more: bool) -> None:
+    pool.record(r.RequestMoved(group="g", request=id, peer=peer, state=state, **more))
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_all_of_it_is_there_after_a_restart(checkpoint: bool) -> None:
+    rig = Rig()
+    pool = rig.open()
+    made(pool)
+    reserve = r.ReservationMade(group="g", op="x", relations=3, stamp=1, seconds=9.0)
+    pool.record(reserve)
+    pool.record(reserve)  # again: it is the same one
+    requested(pool, "one", "p", "q")
+    copy = copies.take(pool, ["v"], request="one")
+    moved(pool, "one", "p", "SENT")
+    settle(pool.checkpoint() if checkpoint else pool.flush())
+    pool = rig.reopen(pool)
+    group = pool.state.groups["g"]
+    assert pool.state.reserved_relations() == 3
+    (request,) = group.requests
+    assert (request.name, request.lsn, request.taken) == (copy.name, copy.lsn, copy.stamp)
+    assert [site.state for site in request.sites] == ["SENT", "LOCAL_DONE"]
+    pool.record(r.ReservationReleased(group="g", op="x"))
+    assert pool.state.reserved_relations() == 0
+
+
+def test_what_is_finished() -> None:
+    pool = Rig().open()
+    made(pool)
+    requested(pool, "one", "p", "q")
+    (request,) = pool.state.groups["g"].requests
+    moved(pool, "one", "p", "DONE")
+    assert not finished(request)
+    moved(pool, "one", "q", "EXPIRED", withdraw=True)
+    assert not finished(request), "what comes late must still be withdrawn"
+    moved(pool, "one", "q", "EXPIRED")
+    assert finished(request)
+
+
+def test_what_is_final_stays_when_the_copy_is_taken_after_all() -> None:
+    pool = Rig().open()
+    made(pool)
+    requested(pool, "one", "p", "q")
+    moved(pool, "one", "p", "EXPIRED")
+    copies.take(pool, ["v"], request="one")
+    (request,) = pool.state.groups["g"].requests
+    assert [site.state for site in request.sites] == ["EXPIRED", "LOCAL_DONE"]
