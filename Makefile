@@ -33,7 +33,7 @@ check: $(STAMP)  ## lint, format, types
 	$(BIN)/python -m mypy --strict
 
 test: check  ## all that a merge needs: check, then every test
-	@scripts/system-packages test && $(BIN)/python -m pytest -n 2
+	@scripts/system-packages test && $(BIN)/python -m pytest -n 3
 
 sim: $(STAMP)  ## the simulation: SEEDS=n FIRST=k, or SEED=n to replay one; KIND=circling
 	$(BIN)/python -m isochrone.sim $(KIND:%=--%) \

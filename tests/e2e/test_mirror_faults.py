@@ -22,7 +22,7 @@ from tests.e2e.faulty_link import FaultyLink
 from tests.e2e.numbered import SIZE, Writer, standing_at
 from tests.e2e.programs import isochrone, until
 
-ROUNDS: Final = int(os.environ.get("ISOCHRONE_MIRROR_ROUNDS", "6"))
+ROUNDS: Final = int(os.environ.get("ISOCHRONE_MIRROR_ROUNDS", "4"))
 SEED: Final = int(os.environ.get("ISOCHRONE_MIRROR_SEED", "1"))
 VOLUMES: Final = ("db", "wal")
 GROUP: Final = "shop"

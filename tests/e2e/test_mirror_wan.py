@@ -21,9 +21,7 @@ from tests.e2e.namespaces import ADDRESSES, Inside, Line, line, need_namespaces
 from tests.e2e.numbered import SIZE, Writer, standing_at
 from tests.e2e.programs import isochrone, until
 
-OUTAGE_S: Final = float(
-    os.environ.get("ISOCHRONE_OUTAGE_S", "12")
-)  # longer than a link may be silent
+OUTAGE_S: Final = float(os.environ.get("ISOCHRONE_OUTAGE_S", "5"))
 RATE: Final = "20mbit"
 LOSS: Final = 0.02
 VOLUMES: Final = ("db", "wal")

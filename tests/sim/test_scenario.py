@@ -14,7 +14,7 @@ from isochrone.sim.checkers import Violation
 from isochrone.sim.scenario import Options, run_seed
 
 SEEDS, CHUNK = 300, 10
-TWICE = range(1, 21)
+TWICE = range(1, 11)
 
 DIGESTS = """
 import logging, structlog
