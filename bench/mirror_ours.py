@@ -65,7 +65,7 @@ def foreground(directory: Path, size: int = GIB) -> Section:
                     if mirrored:
                         sites.wait()
                         sites.b.do("mirror", "remove", GROUP)
-                        sites.a.do("group", "delete", GROUP)
+                        sites.a.do("group", "delete", GROUP, "--yes")
                         sites.b.do("volume", "delete", GROUP, "--yes")
             off, on = median(iops[False]), median(iops[True])
             section.rows.append([

@@ -55,7 +55,7 @@ class Shipping(threading.Thread):
             began = time.monotonic()
             try:
                 self.bytes += self._peer.ship()
-            except (BenchError, OSError) as e:
+            except (BenchError, OSError, KeyError) as e:
                 self.error = str(e)
                 return
             self._point = began
@@ -167,14 +167,21 @@ class DirtyBitmap(StorageDaemon):
                 lines, "blockdev-backup", device="bench", target="target", sync="incremental",
                 bitmap="changed", **{"job-id": job, "auto-dismiss": True},
             )  # fmt: skip
-            for line in lines:
-                event = json.loads(line)
-                if event.get("event") == "BLOCK_JOB_COMPLETED" and event["data"]["device"] == job:
-                    if event["data"].get("error"):
-                        raise BenchError(event["data"]["error"])
-                    break
+            moved = _completed(lines, job)
         os.sync()  # the target must survive as ours does
-        return int(event["data"]["len"])
+        return moved
+
+
+def _completed(lines: Any, job: str) -> int:
+    """Wait for a job's end; the bytes that it copied."""
+    for line in lines:
+        event = json.loads(line)
+        data = event.get("data", {})
+        if event.get("event") == "BLOCK_JOB_COMPLETED" and data.get("device") == job:
+            if data.get("error"):
+                raise BenchError(data["error"])
+            return int(data["len"])
+    raise BenchError("qemu hung up before the backup was complete")
 
 
 def _say(lines: Any, command: str, **arguments: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from isochrone.errors import Conflict, Damaged
 from isochrone.mirror import sidefile
@@ -12,12 +13,15 @@ from isochrone.mirror.conversation import HEARTBEAT_SECONDS, Conversation
 from isochrone.mirror.images import leaf_items
 from isochrone.mirror.messages import HOLES_MAX, AnyMessage, Command, Data, Holes
 from isochrone.mirror.sidefile import Barrier, Became, Blocks, HoleRanges, Item, read_blocks
-from isochrone.mirror.wire import DATA_BLOCKS_MAX
 from isochrone.store import records as r
 from isochrone.store.catalogue import Group, Image, Mark
 from isochrone.store.pool import Pool
 from isochrone.store.ranges import CHUNK_BLOCKS
 from isochrone.store.tracks import LEAF_BLOCKS
+
+# Of a frame from the log. They lie scattered: to read, check and pack so many takes about a
+# millisecond, for which nobody else is served.
+WINDOW_BLOCKS: Final = 64
 
 
 class Sender:
@@ -57,7 +61,7 @@ class Sender:
         log = self._pool.log
         items = sidefile.window(
             log, volumes, base.lsn, mark.lsn,
-            blocks_max=DATA_BLOCKS_MAX, images=tuple(group.images),
+            blocks_max=WINDOW_BLOCKS, images=tuple(group.images),
         )  # fmt: skip
         for item in items:
             if group.members_lsn > mark.lsn or not kept():
@@ -127,6 +131,7 @@ class Sender:
             await self.wait(HEARTBEAT_SECONDS)
         self.credit -= len(payload)
         await self._talk.send(Data(volume, blocks, sums, payload))
+        await self.breathe()
         return len(blocks)
 
     async def flush(self) -> None:
