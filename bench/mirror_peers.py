@@ -158,12 +158,12 @@ class DirtyBitmap(StorageDaemon):
         self._number += 1
         job = f"backup{self._number}"
         with socket.socket(socket.AF_UNIX) as wire:
-            wire.settimeout(300)
+            wire.settimeout(30)
             wire.connect(str(self._monitor))
             lines = wire.makefile("rw")
             lines.readline()
             _say(lines, "qmp_capabilities")
-            _say(
+            _ask(
                 lines, "blockdev-backup", device="bench", target="target", sync="incremental",
                 bitmap="changed", **{"job-id": job, "auto-dismiss": True},
             )  # fmt: skip
@@ -173,10 +173,12 @@ class DirtyBitmap(StorageDaemon):
 
 
 def _completed(lines: Any, job: str) -> int:
-    """Wait for a job's end; the bytes that it copied."""
+    """Wait for a job's end, which may be told before the answer; the bytes that it copied."""
     for line in lines:
         event = json.loads(line)
         data = event.get("data", {})
+        if "error" in event:
+            raise BenchError(f"qemu refused: {event['error']['desc']}")
         if event.get("event") == "BLOCK_JOB_COMPLETED" and data.get("device") == job:
             if data.get("error"):
                 raise BenchError(data["error"])
@@ -184,9 +186,13 @@ def _completed(lines: Any, job: str) -> int:
     raise BenchError("qemu hung up before the backup was complete")
 
 
-def _say(lines: Any, command: str, **arguments: Any) -> Any:
+def _ask(lines: Any, command: str, **arguments: Any) -> None:
     lines.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
     lines.flush()
+
+
+def _say(lines: Any, command: str, **arguments: Any) -> Any:
+    _ask(lines, command, **arguments)
     while "event" in (answer := json.loads(lines.readline())):
         pass
     if "error" in answer:
@@ -247,7 +253,7 @@ def _peer(kind: type, directory: Path) -> list[str]:
         shipping.end()
         sample = parse_fio(found, reads=False, fsync=False)
         return _row(server.title, sample, shipping.bytes, shipping.ages, f"{len(shipping.ships)}")
-    except (BenchError, FioError) as e:
+    except (BenchError, FioError, OSError) as e:
         return [server.title, str(e), *[""] * 5]
     finally:
         server.stop()
