@@ -338,13 +338,13 @@ def test_a_limit_holds_and_can_be_changed(tmp_path: Path) -> None:
         loop = asyncio.get_running_loop()
         two.a.peers.limit("b", "64KiB/s")
         began = loop.time()
-        for block in range(768):  # three frames that do not shrink
+        for block in range(768):  # three MiB that do not shrink
             two.a.write("db", block, f"n{block}")
         await sleep(25)
         assert two.b.says("db", 767) == ""
         assert two.b.status().state == "DUPLEX", "it is slow, and not dead"
         await two.b.wait()
-        assert 30 < loop.time() - began < 40
+        assert 40 < loop.time() - began < 50
         assert two.a.net.valve("b").waited_s > 25
         two.a.peers.limit("b", "")
         began = loop.time()

@@ -13,7 +13,7 @@ import pytest
 from isochrone.sim.checkers import Violation
 from isochrone.sim.scenario import Options, run_seed
 
-SEEDS, CHUNK = 200, 10
+SEEDS, CHUNK = 100, 10
 TWICE = range(1, 11)
 
 DIGESTS = """
