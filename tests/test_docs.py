@@ -253,3 +253,22 @@ def test_every_page_can_be_found() -> None:
         name = page.relative_to(ROOT).as_posix()
         folder = page.parent.relative_to(ROOT).as_posix() + "/"
         assert f"({name})" in readme or f"({folder})" in readme, f"README does not lead to {name}"
+
+
+# -- proofs
+
+
+NAMED_TESTS: Final = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "proofs.md").read_text())
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), NAMED_TESTS, ids=[f"{module}::{name}" for module, name in NAMED_TESTS]
+)
+def test_named_test(module: str, name: str) -> None:
+    """What the manual calls the proof of a promise is a test."""
+    tree = ast.parse((ROOT / "tests" / module).read_text())
+    assert name in {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
