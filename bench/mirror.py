@@ -19,6 +19,7 @@ from typing import Final
 
 import mirror_ours
 import mirror_peers
+import mirror_steps
 from pool import BUSY, LOAD_QUIET
 from report import READING, kept_reading
 from servers import BenchError, versions
@@ -27,7 +28,9 @@ from yard import Section, shown_size
 PAGE: Final = Path(__file__).resolve().parent / "MIRROR.md"
 PARTS: Final[dict[str, Callable[[Path], Section | None]]] = {
     "foreground": mirror_ours.foreground,
+    "negotiations": mirror_ours.negotiations,
     "shipped": mirror_ours.shipped,
+    "steps": mirror_steps.measure,
     "ages": mirror_ours.ages,
     "commands": mirror_ours.commands,
     "coalescing": mirror_ours.coalescing,

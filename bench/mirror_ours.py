@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from copies_steady import fio
+from mirror_delay import LongWire
 from mirror_sites import GROUP, Ages, Pair
 from report import parse_fio
-from yard import RANDOM, Section, median, scratch, shown_size
+from servers import BenchError
+from yard import RANDOM, Section, median, percentile, scratch, shown_size
 
 from isochrone.types import BLOCK, GIB, MIB
 
@@ -23,6 +26,11 @@ SECONDS: Final = 4
 ROUNDS: Final = 3
 RATES: Final = (5_000, 20_000)
 PUMP_BYTES: Final = 2 * GIB
+RATE_STEADY: Final = 10_000
+SECONDS_STEADY: Final = 15
+NEGOTIATIONS: Final = 100  # in that time
+CALLERS: Final = 4
+ROUND_TRIP_S: Final = 0.2
 
 
 @contextmanager
@@ -212,6 +220,87 @@ def _changed(sites: Pair) -> int:
     time.sleep(2.5)  # it counts once a second
     found = sites.a.ask("GET", "groups", GROUP)
     return max(int(peer["changed_bytes"]) for peer in found["peers"])
+
+
+class Negotiators:
+    """Callers who copy onto mirrored volumes, each its own, and ask first; one after the other."""
+
+    def __init__(self, sites: Pair, targets: list[str]) -> None:
+        self.took_s: list[float] = []
+        self.failed: list[str] = []
+        self._sites = sites
+        self._over = threading.Event()
+        apart_s = SECONDS_STEADY / NEGOTIATIONS
+        self._callers = [
+            threading.Thread(target=self._call, args=(name, n * apart_s, CALLERS * apart_s))
+            for n, name in enumerate(targets)
+        ]
+
+    def __enter__(self) -> Negotiators:
+        for caller in self._callers:
+            caller.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for caller in self._callers:
+            caller.join()
+
+    def _call(self, target: str, first_s: float, apart_s: float) -> None:
+        due = time.monotonic() + first_s
+        pairs = [{"source": "golden", "target": target}]
+        body = {"pairs": pairs, "once": True, "mirror": "required"}
+        while not self._over.wait(max(0.0, due - time.monotonic())):
+            due += apart_s
+            began = time.monotonic()
+            try:
+                self._sites.a.ask("POST", "relations", body=body)
+            except BenchError as e:
+                self.failed.append(str(e))
+                return
+            self.took_s.append(time.monotonic() - began)
+
+
+def negotiations(directory: Path, size: int = GIB) -> Section:
+    """What writers notice of commands that ask a secondary first, at the end of a long wire."""
+    section = Section(
+        f"Writers beside negotiations, {RATE_STEADY:,} random writes a second",
+        ["", "writes done", "p99", "negotiations", "each took, p50", "p99"],
+    )
+    targets = [f"target{n}" for n in range(CALLERS)]
+    with pair(directory, size) as sites, LongWire(sites.a.link, ROUND_TRIP_S / 2) as wire:
+        for name in ("golden", *targets):
+            sites.a.ask("POST", "volumes", body={"name": name, "size": 64 * MIB})
+        sites.a.do("group", "create", GROUP, GROUP, "golden", *targets)
+        sites.b.do("mirror", "add", GROUP, "--source", wire.address)
+        sites.wait()
+        p99: dict[bool, list[float]] = {False: [], True: []}
+        for n in range(2 * ROUNDS):
+            asking = bool(n % 2)
+            with Negotiators(sites, targets if asking else []) as callers:
+                found = fio(
+                    sites.a, sites.directory, "--rw=randwrite", "--bs=4k", "--iodepth=32",
+                    "--time_based", f"--runtime={SECONDS_STEADY}", "--ramp_time=1",
+                    f"--rate_iops={RATE_STEADY}", "--rate_process=poisson",
+                )  # fmt: skip
+            if callers.failed:
+                raise BenchError(f"a negotiation failed: {callers.failed[0]}")
+            sample = parse_fio(found, reads=False, fsync=False)
+            p99[asking].append(sample.p99_us)
+            took = callers.took_s
+            section.rows.append([
+                "with negotiations" if asking else "without", f"{sample.iops:,.0f} a second",
+                f"{sample.p99_us / 1e3:.2f} ms", f"{len(took)}",
+                *(f"{percentile(took, p):.2f} s" if took else "" for p in (0.5, 0.99)),
+            ])  # fmt: skip
+            sites.wait()
+    change = median(p99[True]) / median(p99[False]) - 1
+    section.notes.append(
+        f"In turns, {SECONDS_STEADY} s each, {CALLERS} callers, `--mirror required`, a round trip"
+        f" of {ROUND_TRIP_S * 1e3:.0f} ms. Callers and wire are threads of the benchmark, on the"
+        f" same cores. Median p99 with negotiations: **{change:+.0%}**; goal: less than 5 % more."
+    )
+    return section
 
 
 def coalescing(directory: Path) -> Section | None:

@@ -66,6 +66,12 @@ class Site(Isochrone):
             raise BenchError(f"isochrone {' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
 
+    def times(self) -> tuple[float, float]:
+        """Processor seconds so far: in the program, in the kernel."""
+        assert self._process is not None
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(stat[11]) / TICKS_PER_S, int(stat[12]) / TICKS_PER_S
+
     def uris(self) -> list[str]:
         return [self.uri]
 
@@ -112,6 +118,10 @@ class Pair:
 
     def cpu_s(self) -> tuple[float, float]:
         return self.a.cpu_s(), self.b.cpu_s()
+
+    def times(self) -> list[tuple[float, float]]:
+        """Processor seconds of primary and secondary so far: in the program, in the kernel."""
+        return [site.times() for site in (self.a, self.b)]
 
     def stop(self) -> None:
         self.a.stop()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import mmap
 import os
 import platform
 import shutil
@@ -32,8 +31,8 @@ HERE: Final = Path(__file__).resolve().parent
 RESULTS: Final = HERE / "RESULTS.md"
 FIO_GRACE_S: Final = 60.0  # beyond the measured time: a flush may wait for the disk
 FREE_BYTES_MIN: Final = 8 << 30  # a log grows with every write; the fastest job fills 3 GiB
-WARM_SHARE: Final = 0.6  # of the memory that is available; the rest is left to others
-WARM_BYTES: Final = 1 << 30  # one step
+WARM_SHARE: Final = 0.9  # of the memory that is available; whoever needs more gets it back
+WARM_BYTES: Final = 4 << 20  # one step
 COPY_S: Final = 1.0  # between copies, where a job takes some
 UNITS: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -69,7 +68,7 @@ def arguments() -> argparse.Namespace:
         metavar="JOB,...",
         help=f"print, and leave RESULTS.md alone; of {', '.join(job.name for job in jobs.JOBS)}",
     )
-    parser.add_argument("--cold", action="store_true", help="do not touch the memory before")
+    parser.add_argument("--cold", action="store_true", help="do not fill the memory before")
     parser.add_argument(
         "--directory", type=Path, default=Path("build"), help="on the disk to use; default: build"
     )
@@ -90,25 +89,24 @@ def file_system(path: Path) -> str:
     return kind
 
 
-def touch_memory() -> int:
-    """Touch most of the free memory once and give it back; the bytes touched.
+def warm_memory(directory: Path) -> int:
+    """Fill most of the free memory with the pages of a file, and leave them there; the bytes.
 
-    A virtual machine that was started a short while ago pays its host for every page that it uses
-    for the first time, many times what copying the page costs. A growing log would pay that in the
-    measured time, a file that is overwritten would not.
+    A virtual machine pays its host for each page that it uses for the first time, up to ten times
+    what copying the page costs, and with free page reporting again for each page that was free for
+    some seconds. A growing log would pay that in the measured time, a file that is overwritten
+    would not. The memory of a machine in use is full of pages that are worth little, and so is
+    this: who needs one takes it from the file, which is one hole and costs no room on the disk.
     """
     facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(facts["MemAvailable"].split()[0]) << 10
-    held: list[mmap.mmap] = []
-    try:
-        while (len(held) + 1) * WARM_BYTES <= available * WARM_SHARE:
-            held.append(mmap.mmap(-1, WARM_BYTES))
-            for at in range(0, WARM_BYTES, mmap.PAGESIZE):
-                held[-1][at] = 1
-        return len(held) * WARM_BYTES
-    finally:
-        for memory in held:
-            memory.close()
+    size = int(available * WARM_SHARE)
+    piece = memoryview(bytearray(WARM_BYTES))
+    with (directory / "warm").open("w+b", buffering=0) as file:
+        file.truncate(size)
+        while file.readinto(piece):
+            pass
+    return size
 
 
 def settle(directory: Path) -> None:
@@ -227,7 +225,7 @@ def facts(
             f"Linux {platform.release()}, Python {platform.python_version()}, "
             f"{file_system(directory)}; load before the start {load:.2f}",
         ),
-        ("memory", f"{warm >> 30} GiB of it touched once before the first run"),
+        ("memory", f"{warm >> 30} GiB of it filled with pages of a file before the first run"),
         ("versions", ", ".join(f"{name} {version}" for name, version in found.items())),
         ("command", f"`{' '.join(['bench/run.py', *sys.argv[1:]])}`"),
         (
@@ -265,8 +263,8 @@ def main() -> int:
         if file_system(directory) in ("tmpfs", "ramfs"):
             raise BenchError(f"{chosen.directory} is in memory: use --directory on a disk")
         if not chosen.cold:
-            say("touching the memory")
-        warm = 0 if chosen.cold else touch_memory()
+            say("warming the memory")
+        warm = 0 if chosen.cold else warm_memory(directory)
         running = servers(directory, chosen.size)
         for server in running:
             stack.callback(server.stop)

@@ -61,6 +61,7 @@ SANS_IO: Final = frozenset(
         "mirror/wire.py",
         "mirror/history.py",
         "mirror/limits.py",
+        "mirror/moves.py",
         "mirror/pairs.py",
         "mirror/sessions.py",
         "mirror/tally.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -66,6 +67,50 @@ class ChannelContract:
             await far.drain()
             assert await read_exactly(far, sum(map(len, sent))) == b"".join(sent)
             assert await read_exactly(near, sum(map(len, sent))) == b"".join(sent)
+            for each in (near, far, listener):
+                each.close()
+
+        self.play(scenario)
+
+    def test_bytes_are_received_where_they_are_wanted(self) -> None:
+        """Into places of any size, and never beyond them."""
+
+        async def scenario(server: Net, client: Net, address: str) -> None:
+            listener, near, far = await pair(server, client, address)
+            sent = bytes(range(256)) * 512
+            near.write([sent])
+            near.close()
+            got, place = bytearray(), bytearray(5000)
+            for size in itertools.cycle((1, 7, 4096, 300)):
+                place[:] = bytes(5000)
+                count = await far.read_into(memoryview(place)[100 : 100 + size])
+                assert count <= size
+                assert not any(place[:100])
+                assert not any(place[100 + count :])
+                got += place[100 : 100 + count]
+                if not count:
+                    break
+            assert got == sent
+            assert await far.read_into(memoryview(place)) == 0
+            far.close()
+            listener.close()
+
+        self.play(scenario)
+
+    def test_who_stops_waiting_loses_nothing(self) -> None:
+        async def scenario(server: Net, client: Net, address: str) -> None:
+            listener, near, far = await pair(server, client, address)
+            for n in range(20):
+                reader = asyncio.ensure_future(far.read_into(memoryview(bytearray(10))))
+                await asyncio.sleep(0.001 * (n % 3))
+                near.write([bytes([n])])
+                if n % 2:
+                    await asyncio.sleep(0.02)
+                    assert await reader == 1
+                else:
+                    reader.cancel()  # before the byte can have come
+                    await asyncio.gather(reader, return_exceptions=True)
+                    assert await read_exactly(far, 1) == bytes([n])
             for each in (near, far, listener):
                 each.close()
 

@@ -65,6 +65,29 @@ class DiskContract:
 
     # -- bytes
 
+    @pytest.mark.parametrize("synced", [False, True])
+    def test_what_is_forgotten_can_still_be_read(self, disk: Disk, synced: bool) -> None:
+        file = disk.create("a")
+        file.write_at([b"x" * 10_000], 0)
+        if synced:
+            file.sync()
+        file.forget(0, 8192)
+        file.forget(8192, 1 << 20)
+        assert file.read_at(10_000, 0) == b"x" * 10_000
+        file.close()
+
+    def test_reserved_room_is_no_content(self, disk: Disk) -> None:
+        file = disk.create("a")
+        file.write_at([b"abc"], 0)
+        file.reserve(1 << 20)
+        assert file.size() == 3
+        assert file.read_at(100, 0) == b"abc"
+        file.write_at([b"d"], 10_000)
+        assert file.read_at(20_000, 3) == bytes(9997) + b"d"
+        file.truncate(2)
+        assert file.read_at(100, 0) == b"ab"
+        file.close()
+
     def test_vectored_write_and_read(self, disk: Disk) -> None:
         file = disk.create("a")
         file.write_at([b"ab", bytearray(b"cd"), memoryview(b"xefx")[1:3], b""], 0)

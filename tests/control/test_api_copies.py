@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from isochrone.control.times import parse_instant
+from isochrone.mirror import groups
 from isochrone.store import copies, holds
 from isochrone.store.pool import Pool
 from isochrone.store.schedule import DAY_S, SECOND
@@ -113,6 +114,21 @@ async def test_by_age_what_must_stay_stays(http: httpx2.AsyncClient, pool: Pool)
     assert set(pool.state.copies) == {"held", "open", "came", "young"}
     assert pool.log.durable == pool.log.lsn
     pool.state.copies["came"].group = ""
+
+
+async def test_by_age_also_what_came_from_a_primary_that_was_taken_over_from(
+    http: httpx2.AsyncClient, pool: Pool
+) -> None:
+    groups.create(pool, "g", ["a"])
+    take(pool, "came", days_ago=40)
+    pool.state.copies["came"].group, pool.state.copies["came"].origin = "g", "nightly"
+    assert (await http.get("/v1/copies/came")).json()["origin"] == "nightly"
+    pool.state.groups["g"].role = "secondary"
+    assert (await http.post("/v1/deletions", json={"older_than": "30d"})).json()["verdicts"] == []
+    pool.state.groups["g"].role = "primary"
+    done = (await http.post("/v1/deletions", json={"older_than": "30d"})).json()
+    assert [x["copy"] for x in done["verdicts"]] == ["came"]
+    assert pool.state.copies == {}
 
 
 async def test_an_age_is_not_measured_by_a_clock_that_jumped(

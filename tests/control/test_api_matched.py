@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from isochrone.mirror import groups
+from isochrone.store import copies, volumes
 from isochrone.store import records as r
-from isochrone.store import volumes
 from isochrone.store.pool import Pool
 from isochrone.types import MIB
 from tests.control.test_api_relations import Call, call, pair
@@ -98,3 +98,38 @@ async def test_a_target_that_nobody_follows(call: Call, pool: Pool) -> None:
     body = {"pairs": [pair("a", "d")], "mirror": "required"}
     status, made = await call("POST", "relations", body)
     assert (status, made["way"]) == (201, "local")
+
+
+async def test_a_copy_is_asked_about_and_given_up(call: Call, pool: Pool, group: str) -> None:
+    status, found = await call("POST", "requests/check", {"volumes": ["a"]})
+    assert (status, found["ok"]) == (200, False)
+    assert [(x["stage"], x["reason"]) for x in found["steps"]] == [
+        ("local", "yes"), ("configuration", "yes"), ("configuration", "inaccessible"),
+    ]  # fmt: skip
+    assert (await call("POST", "requests/check", {"group": "g", "at": ["nowhere"]}))[0] == 404
+    assert (await call("POST", "requests/check", {"group": "g", "timeout": 1e9}))[0] == 422
+    assert (await call("DELETE", "requests/nix"))[0] == 404
+    await call("POST", "requests", {"group": "g", "request": "r1", "wait_duplex": True})
+    status, gone = await call("DELETE", "requests/r1")
+    assert (status, gone["sites"][0]["state"]) == (200, "EXPIRED")
+    assert gone["sites"][0]["detail"] == "cancelled"
+    pool.record(r.HandoverBegun(group="g", peer=PEER, stamp=1))
+    steps = (await call("POST", "requests/check", {"group": "g"}))[1]["steps"]
+    assert [(x["stage"], x["reason"]) for x in steps] == [("local", "local")]
+    pool.record(r.Fenced(group="g", epoch=2))
+    assert (await call("DELETE", "requests/r1"))[0] == 409
+
+
+async def test_another_copy_of_the_name_is_not_the_one_that_was_asked_for(
+    call: Call, pool: Pool, group: str
+) -> None:
+    body = {"group": group, "request": "r1", "name": "c", "wait_duplex": True}
+    await call("POST", "requests", body)
+    copies.take(pool, ["a", "b"], name="c", request="r1")
+    assert (await call("GET", "requests/r1"))[1]["consistency"] == "crash"
+    copies.classify(pool, "c", "filesystem")
+    assert (await call("GET", "requests/r1"))[1]["consistency"] == "filesystem"
+    copies.delete(pool, "c")
+    copies.take(pool, ["a"], name="c")
+    copies.classify(pool, "c", "application")
+    assert (await call("GET", "requests/r1"))[1]["consistency"] == "crash"

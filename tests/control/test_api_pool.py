@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from isochrone.control import api_pool
 from isochrone.control.api import make_app
 from isochrone.control.api_pool import FOLLOW_S_MAX
 from isochrone.mirror.service import Mirrors
@@ -96,3 +98,19 @@ async def test_pause_and_stop(http: httpx2.AsyncClient, pool: Pool) -> None:
     assert (await http.post("/v1/scrub", json={})).json()["state"] == "running"
     stopped = (await http.delete("/v1/scrub")).json()
     assert stopped["state"] == "stopped" and stopped["ended_time"]
+
+
+async def test_a_large_answer_is_made_beside_the_loop(
+    http: httpx2.AsyncClient, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of copies are thousands of rows, and clients wait while the loop makes them."""
+    made: list[bool] = []
+    view = api_pool.pool_view
+
+    def noted(*args: Any) -> Any:
+        made.append(threading.current_thread() is threading.main_thread())
+        return view(*args)
+
+    monkeypatch.setattr(api_pool, "pool_view", noted)
+    assert (await http.get("/v1/pool")).status_code == 200
+    assert made == [False]

@@ -28,3 +28,15 @@ async def test_from_init_to_limits(http: httpx2.AsyncClient) -> None:
     limit = await http.put("/v1/site/limits/*", json={"rules": "1MiB/s"})
     assert limit.json()["rate"] == 1 << 20
     assert (await http.put("/v1/site/limits/*", json={"rules": "1"})).status_code == 422
+
+
+async def test_a_new_key(http: httpx2.AsyncClient) -> None:
+    assert (await http.post("/v1/site/renewal", json={})).status_code == 409
+    made = (await http.post("/v1/site", json={"name": "here"})).json()
+    assert (made["expires"][:2], made["warning"], made["renewal"]) == ("20", "", [])
+    renewed = (await http.post("/v1/site/renewal", json={})).json()
+    assert (renewed["done"], renewed["waiting"]) == (True, [])
+    assert (await http.get("/v1/site")).json()["fingerprint"] == renewed["fingerprint"]
+    assert (await http.get("/v1/status")).json()["certificates"] == ""
+    page = (await http.get("/metrics")).text
+    assert 'isochrone_site_certificate_left_seconds{site="here"}' in page

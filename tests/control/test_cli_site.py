@@ -31,3 +31,14 @@ def test_limits(at: Shell) -> None:
     at("site", "limit", "*", "fast").refused(2, "does not end with a rate")
     assert at.json("site", "limit", "*", "none")["rules"] == ""
     at("site", "limit", "x", "1MiB/s").refused(3, "no site 'x'")
+
+
+def test_a_new_key(at: Shell) -> None:
+    """The site has its name by now."""
+    before = at.json("site", "show")["fingerprint"]
+    said = at("site", "renew")
+    assert (said.code, "known to all sites" in said.out) == (0, True)
+    assert at.json("site", "show")["fingerprint"] != before
+    assert "renew until" in at("site", "show").out
+    at("site", "renew", "--without").refused(2, "needs a confirmation", "--yes")
+    assert at("site", "renew", "--without", "--yes").code == 0

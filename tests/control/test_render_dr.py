@@ -18,10 +18,10 @@ def test_a_loss_statement_says_what_is_not_known() -> None:
 
 def test_a_loss_statement_of_a_primary_that_lives_names_the_better_way() -> None:
     out = io.StringIO()
-    living = loss(primary_connected=True, lost_bytes=8192, lost_by_volume={"db": 8192})
+    living = loss(primary_connected=True, lost_bytes=8192)
     render_dr.loss(loss_view(living), out)
     assert "isochrone group switch g" in out.getvalue()
-    assert "db 8 KiB" in out.getvalue()
+    assert "8 KiB that the primary had announced" in out.getvalue()
 
 
 def test_a_return_says_its_size_before_it_is_done() -> None:

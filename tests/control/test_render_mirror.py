@@ -48,6 +48,15 @@ def test_a_group_table_with_no_cut_yet() -> None:
     ]
 
 
+def test_copies_that_a_resend_left_out_are_told() -> None:
+    out = io.StringIO()
+    peers = [examples.peer(), examples.peer(copies_left_out=7)]
+    status = examples.group_status(role="primary", source="", peers=peers)
+    render_mirror.status(group_view(status), out)
+    assert out.getvalue().count("left out") == 1
+    assert "7 of the oldest copies: too many for the last resend" in out.getvalue()
+
+
 def first_line(view: GroupView) -> str:
     out = io.StringIO()
     render_mirror.status(view, out)

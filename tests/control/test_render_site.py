@@ -52,3 +52,18 @@ def test_peer_and_token() -> None:
     out = io.StringIO()
     render_site.token(v.TokenView(token="t", address="h:1", role="takeover", expires="x"), out)
     assert out.getvalue() == "t\n"
+
+
+def test_a_renewal() -> None:
+    view = v.RenewalView(done=True, fingerprint="ab", expires="2029", waiting=[])
+    out = io.StringIO()
+    render_site.renewal(view, out)
+    assert "known to all sites" in out.getvalue()
+    for done, words in ((False, "the present one is in use"), (True, "in use")):
+        waiting = [v.WaitingView(site="west", why="it is down")]
+        view = v.RenewalView(done=done, fingerprint="ab", expires="2029", waiting=waiting)
+        out = io.StringIO()
+        render_site.renewal(view, out)
+        assert words in out.getvalue()
+        assert "known to all" not in out.getvalue()
+        assert "it is down" in out.getvalue()

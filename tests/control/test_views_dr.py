@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from isochrone.control.views_dr import loss_view, rejoin_view, switch_view
-from isochrone.dr.failback import RejoinReport
-from isochrone.dr.failover import LossStatement
-from isochrone.dr.switch import SwitchReport
+from isochrone.dr.reports import LossStatement, RejoinReport, SwitchReport
 from tests.control import examples
 
 
 def loss(**changed: Any) -> LossStatement:
     fields: dict[str, Any] = {
         "group": "g", "cut": 7, "cut_stamp": examples.NOON, "recovery_point": examples.NOON,
-        "recovery_point_age": 4.0, "lost_bytes": -1, "lost_by_volume": {}, "incoming_bytes": 0,
+        "recovery_point_age": 4.0, "lost_bytes": -1, "incoming_bytes": 0,
         "last_heard": 0, "primary_connected": False, "state": "SUSPENDED", "cause": "silent",
         "epoch": 2, "old_primary": "a:7001",
     }  # fmt: skip

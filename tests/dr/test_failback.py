@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from isochrone.dr import failback, failover, switch
-from isochrone.dr.failback import RejoinReport
+from isochrone.dr.reports import RejoinReport
 from isochrone.errors import Conflict, Held, IsochroneError, NoSpace
 from isochrone.mirror import groups, orphans
 from isochrone.mirror.roles import Role, role_of
 from isochrone.sim.loop import Crashed
-from isochrone.store import copies, volumes
+from isochrone.store import copies, holds, volumes
 from isochrone.store import records as r
 from isochrone.store.check import check_pool
 from isochrone.types import BLOCK, MIB, TRACK
@@ -267,8 +267,7 @@ def test_who_may_not_come_back_and_to_whom() -> None:
         with pytest.raises(Conflict, match="not known where"):
             await rejoin(two.a)
         await disaster(two)
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
+        c = await two.another()
         volumes.create(c.pool, "db", MIB)
         from isochrone.mirror import groups
 
@@ -286,8 +285,7 @@ def test_a_secondary_that_follows_somebody_else_now() -> None:
     """Behind, level with, or ahead of the cut at which the new primary took over."""
 
     async def scenario(two: Two, where: str) -> None:
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
+        c = await two.another()
         two.a.write("db", 0, "base", count=500)
         await c.call(c.mirrors.add(GROUP, two.a.address))
         await c.wait()
@@ -329,14 +327,80 @@ def test_a_secondary_that_follows_somebody_else_now() -> None:
         play(lambda two, where=where: scenario(two, where))
 
 
+def test_a_cut_that_the_new_primary_never_had() -> None:
+    """It went from one cut to the next but one. What differs is known all the same."""
+
+    async def scenario(two: Two) -> None:
+        two.a.write("db", 0, "base", count=500)
+        c = await two.third()
+        await two.b.wait()
+        two.fabric.cut("a", "b")
+        for n in range(3):
+            two.a.write("db", 600 + 16 * n, f"with a cut of its own {n}")
+            copies.take(two.a.pool, ["db"], name=f"c{n}")
+            await c.wait()
+        cut = c.group().cut
+        holds.pin(c.pool, copies.find_copy(c.pool, "c1"))
+        two.fabric.cut("a", "c")
+        two.a.write("db", 700, "later")
+        two.a.discard("db", 601, 1)
+        two.fabric.heal("a", "b")
+        await two.b.wait()
+        await promote(two.b)
+        two.a.crash()
+        assert two.b.group().mark(cut) is None
+        assert two.b.group().cut > cut
+        two.b.write("wal", 3, "new")
+        two.fabric.heal_all()
+        report = await rejoin(c, two.b.address)
+        assert (report.cut, report.first_copy, report.orphans) == (cut, False, "")
+        received = c.status().bytes_received
+        await c.restart()
+        await c.wait()
+        for name in ("db", "wal", "db@c0", "db@c1", "db@c2"):
+            assert c.image(name) == two.b.image(name), name
+        assert c.status().bytes_received - received < 12 * TRACK
+        two.b.write("db", 1, "and on")
+        await c.wait()
+        assert c.says("db", 1) == "and on"
+
+    play(scenario)
+
+
+def test_a_secondary_that_is_ahead_of_the_one_it_is_to_follow() -> None:
+    """It keeps what it has, which may be more than any other site has, until that one has it."""
+
+    async def scenario(two: Two) -> None:
+        c = await two.third()
+        for n in range(3):
+            two.a.write("db", 90, f"all have it {n}")
+            await two.b.wait()
+            await c.wait()
+        two.fabric.cut("a", "b")
+        two.a.write("db", 7, "ahead")
+        await c.wait()
+        two.fabric.cut("a", "c")
+        cut = c.group().cut
+        assert two.b.group().cut < cut
+        report = await rejoin(c, two.b.address)
+        assert (report.cut, report.first_copy) == (cut, False)
+        await until(lambda: "not as far" in c.status().cause)
+        assert role_of(c.group()) is Role.SECONDARY
+        two.fabric.heal_all()
+        two.a.write("db", 8, "and on")
+        await two.b.wait()
+        await c.wait()
+        assert (c.says("db", 7), c.says("db", 8)) == ("ahead", "and on")
+        assert c.image("db") == two.a.image("db")
+
+    play(scenario)
+
+
 def test_two_sites_took_one_epoch_over() -> None:
     """Both are primary at epoch 2, of different branches: neither follows the other by mistake."""
 
     async def scenario(two: Two) -> None:
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
-        await c.call(c.mirrors.add(GROUP, two.a.address))
-        await c.wait()
+        c = await two.third()
         await two.b.wait()
         two.a.crash()
         await promote(two.b)
@@ -371,8 +435,7 @@ def test_a_stale_epoch_is_refused_whatever_is_asked() -> None:
         await promote(two.b)  # epoch 4, while a stays at 3
         two.fabric.heal_all()
         await fenced(two)
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
+        c = await two.another()
         with pytest.raises(IsochroneError, match="taken over"):
             await c.call(c.mirrors.add(GROUP, two.a.address))
         with pytest.raises(IsochroneError, match="taken over"):
@@ -383,9 +446,7 @@ def test_a_stale_epoch_is_refused_whatever_is_asked() -> None:
 
 async def ahead(two: Two) -> Host:
     """Another secondary, with a cut that `b`, which takes over, has not got."""
-    c = Host("c", two.fabric, 1, 0.2)
-    await c.start()
-    await c.call(c.mirrors.add(GROUP, two.a.address))
+    c = await two.third(wait=False)
     for n in range(3):  # each has cuts of its own, in turns
         two.a.write("db", 90, f"all have it {n}")
         await two.b.wait()
@@ -450,5 +511,34 @@ def test_no_instant_is_promised_that_was_given_up() -> None:
         assert role_of(c.group()) is Role.DIVERGED
         assert c.mirrors.mover(GROUP).recovery_point < given_up
         assert c.mirrors.mover(GROUP).recovery_point == report.since > 0
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_an_old_primary_is_fenced_over_two_takeovers(crash: bool) -> None:
+    """Who took over from it gave way in its turn before it came back; nobody else knows it."""
+
+    async def scenario(two: Two) -> None:
+        c = await two.third()
+        two.a.crash()
+        await promote(c)
+        await rejoin(two.b, c.address)
+        await two.b.wait()
+        await promote(two.b)
+        await rejoin(c, two.b.address)
+        await c.wait()
+        assert c.group().to_fence == [two.a.address]
+        assert c.status().fence_pending
+        if crash:
+            await c.restart()
+        await two.a.start()
+        await until(lambda: two.a.group().role == "fenced", 60)
+        assert not two.a.group().writable
+        assert two.a.group().superseded_by == two.b.group().epoch
+        await until(lambda: not c.status().fence_pending, 60)
+        await rejoin(two.a, two.b.address)
+        await two.a.wait()
+        assert two.same("db", "wal")
 
     play(scenario)

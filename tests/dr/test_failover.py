@@ -319,16 +319,12 @@ def test_the_old_primary_gives_way_at_once_when_it_can_be_reached() -> None:
 
 def test_the_old_primary_refuses_to_serve() -> None:
     async def scenario(two: Two) -> None:
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
-        await c.call(c.mirrors.add(GROUP, two.a.address))
-        await c.wait()
+        c = await two.third()
         await promote(two.b)
         await until(lambda: two.a.group().role == "fenced")
         await until(lambda: "taken over by epoch 2" in c.status().cause)
         assert c.status().state == "SUSPENDED"
-        d = Host("d", two.fabric, 1, 0.2)
-        await d.start()
+        d = await two.another("d")
         with pytest.raises(PeerFault, match="taken over by epoch 2"):
             await d.call(d.mirrors.add(GROUP, two.a.address))
 
@@ -339,8 +335,7 @@ def test_a_stale_primary_cannot_feed_a_site_that_knows_better() -> None:
     """Also one that has not heard of it: greeting it is enough to tell it."""
 
     async def scenario(two: Two) -> None:
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
+        c = await two.another()
         two.fabric.cut("a", "b")
         await promote(two.b)
         two.b.write("db", 3, "new history")
@@ -423,10 +418,7 @@ def test_the_new_primary_is_mirrored_in_its_turn() -> None:
         await promote(two.b)
         two.b.write("db", 3, "second life")
         volumes.resize(two.b.pool, "wal", 8 * MIB)
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
-        await c.call(c.mirrors.add(GROUP, two.b.address))
-        await c.wait()
+        c = await two.third(two.b)
         assert (c.group().lineage, c.group().epoch) == (two.b.group().lineage, 2)
         report = await promote(c)
         assert report.epoch == 3
@@ -441,10 +433,7 @@ def test_a_site_that_followed_the_old_primary_follows_the_new_one_from_the_begin
     """Its cut may be newer than any of the new history, and the volumes there have other ids."""
 
     async def scenario(two: Two) -> None:
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
-        await c.call(c.mirrors.add(GROUP, two.a.address))
-        await c.wait()
+        c = await two.third()
         two.fabric.cut("a", "b")
         for n in range(30):
             two.a.write("db", 3, f"only c has it {n}")

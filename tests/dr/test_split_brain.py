@@ -146,10 +146,7 @@ def test_a_fence_does_not_go_round_between_two_sites_of_a_switch() -> None:
     """Each is a secondary of the other until one takes over: nobody is there who could be told."""
 
     async def scenario(two: Two) -> None:
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
-        await c.call(c.mirrors.add(GROUP, two.a.address))
-        await c.wait()
+        c = await two.third()
         await two.b.wait()
         change = switch.PlannedSwitch(
             two.b.pool, two.b.mirrors, GROUP, address=two.b.address, force=False

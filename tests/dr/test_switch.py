@@ -10,7 +10,8 @@ import pytest
 
 from isochrone.dr import failover, switch
 from isochrone.dr.plan import Step
-from isochrone.dr.switch import PlannedSwitch, SwitchReport
+from isochrone.dr.reports import SwitchReport
+from isochrone.dr.switch import PlannedSwitch
 from isochrone.errors import Conflict, DeadlinePassed, IsochroneError, PeerFault, ReadOnly
 from isochrone.mirror.roles import Role, advice, role_of
 from isochrone.sim.loop import Crashed
@@ -117,10 +118,7 @@ def test_under_load_no_write_is_lost() -> None:
 
 def test_another_secondary_that_has_the_newest_cut_is_not_in_the_way() -> None:
     async def scenario(two: Two) -> None:
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
-        await c.call(c.mirrors.add(GROUP, two.a.address))
-        await c.wait()
+        c = await two.third()
         two.a.write("db", 3, "x")
         await two.b.wait()
         await c.wait()
@@ -394,10 +392,7 @@ def test_a_copy_that_the_new_primary_never_had_stays() -> None:
         await two.b.wait(copy="early")
         two.a.crash()
         await two.b.call(failover.promote(two.b.pool, two.b.mirrors, GROUP, force=True))
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
-        await c.call(c.mirrors.add(GROUP, two.b.address))
-        await c.wait()
+        c = await two.third(two.b)
         two.b.write("db", 5, "new")
         await change(c)
         if restarted:

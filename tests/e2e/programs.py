@@ -30,6 +30,7 @@ PACKAGES = {
     "fio": "fio",
     "mkfs.ext4": "e2fsprogs",
     "e2fsck": "e2fsprogs",
+    "debugfs": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
     "xfs_repair": "xfsprogs",
     "mkfs.btrfs": "btrfs-progs",

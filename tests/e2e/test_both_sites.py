@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,3 +106,54 @@ def test_copies_at_both_sites(sites: tuple[Controller, Controller], folder: Path
     states = tell(a, "copy", "requests")["requests"]
     assert states[0]["request"] == "r1"
     assert "sites" in tell(a, "copy", "take", "db", "--wait", code=2)
+
+
+def test_copies_of_what_holds_still_at_both_sites(
+    sites: tuple[Controller, Controller], folder: Path
+) -> None:
+    """The hook is let go once the copy is here, however long the link takes."""
+    a, b = sites
+    log = folder / "hook.log"
+    fill(a, folder, "db", 4)
+    hook = f"sh -c 'echo ready; cat; echo let go >> {log}'"
+    words = ("copy", "take", "--group", "g", "--at", "both", "--mirror", "required")
+    held = (*words, "--hook", hook, "--request", "r1", "--name", "still")
+    done = tell(a, *held, "--wait", "--timeout", "60")
+    assert (done["done"], done["consistency"]) == (True, "application")
+    for controller in sites:
+        assert content(controller, folder, "db@still") == Random(4).randbytes(SIZE)
+    tell(b, "mirror", "wait", "g", "--timeout", "30")  # what it is comes with the next cut
+    assert tell(b, "copy", "show", "still")["consistency"] == "application"
+    assert tell(a, *held)["sites"] == done["sites"]
+    assert log.read_text() == "let go\n", "what is known holds nothing still again"
+
+    tell(b, "mirror", "wait", "g", "--timeout", "30")
+    bad = tell(a, *words, "--hook", "sh -c 'echo ready; cat; exit 1'", "--request", "r2", code=11)
+    assert "deleted again" in bad
+    tell(b, "mirror", "wait", "g", "--timeout", "30")
+    for controller in sites:
+        assert [x["name"] for x in tell(controller, "copy", "list")["copies"]] == ["still"]
+    states = {x["request"]: x["sites"][0]["state"] for x in tell(a, "copy", "requests")["requests"]}
+    assert states == {"r1": "DONE", "r2": "EXPIRED"}
+
+    os.kill(b.process.pid, signal.SIGSTOP)
+    try:
+        said = tell(a, *words, "--hook", hook, "--request", "r3", code=4)
+        assert "nothing was taken" in said
+        assert log.read_text() == "let go\n", "who is asked first is asked before anything holds"
+    finally:
+        os.kill(b.process.pid, signal.SIGCONT)
+
+
+def test_a_request_outlives_its_primary(sites: tuple[Controller, Controller], folder: Path) -> None:
+    a, b = sites
+    fill(a, folder, "db", 5)
+    words = ("copy", "take", "--group", "g", "--at", "both", "--request", "r1", "--name", "golden")
+    tell(a, *words, "--wait", "--timeout", "60")
+    tell(b, "mirror", "wait", "g", "--timeout", "30")
+    a.end(signal.SIGKILL)
+    tell(b, "group", "promote", "g", "--yes")
+    (here,) = tell(b, "copy", "requests")["requests"]
+    assert (here["copy"], here["inherited"], here["sites"][0]["state"]) == ("golden", True, "DONE")
+    again = tell(b, *words)
+    assert (again["request"], again["stamp"]) == ("r1", here["stamp"]), "not taken again"

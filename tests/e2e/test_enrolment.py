@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import ssl
 import time
@@ -116,6 +117,49 @@ def test_who_is_not_enrolled_gets_nothing(sites: tuple[Controller, Controller], 
     assert "has run out" in tell(west, "site", "join", token, code=8)
     assert tell(west, "site", "list") == {"sites": []}
     assert tell(east, "site", "list") == {"sites": []}
+
+
+def test_a_new_key_while_the_mirror_goes_on(
+    sites: tuple[Controller, Controller], tell: Tell, start: Start, folder: Path
+) -> None:
+    east, west = sites
+    tell(west, "site", "join", tell(east, "site", "invite")["token"])
+    tell(west, "mirror", "add", "g", "--source", "east")
+    tell(west, "mirror", "wait", "g", "--timeout", "30")
+    old = tell(east, "site", "show")
+    assert old["expires"] and not old["warning"]
+    made = tell(east, "site", "renew")
+    assert (made["done"], made["waiting"]) == (True, [])
+    assert tell(east, "site", "show")["fingerprint"] == made["fingerprint"] != old["fingerprint"]
+    (seen,) = tell(west, "site", "list")["sites"]
+    assert (seen["fingerprint"], seen["renewing"]) == (old["fingerprint"], True)
+    with Nbd(east.address("nbd"), "v") as disk:
+        disk.write(0, b"with the old link")
+    tell(west, "mirror", "wait", "g", "--timeout", "30")
+
+    west.end(signal.SIGKILL)
+    said = tell(east, "site", "renew", code=5)  # nobody is there to be told
+    assert "west" in said
+    waits = tell(east, "site", "show")
+    assert (waits["fingerprint"], waits["renewal"]) == (made["fingerprint"], ["west"])
+    assert "site renew" in tell(east, "status")["certificates"]
+    east.end(signal.SIGKILL)
+    east = start(east.directory, "--link", old["addresses"][0])
+    west = start(west.directory, "--link", west.address("link-tcp"))
+    with Nbd(east.address("nbd"), "v") as disk:
+        disk.write(0, b"with a new link")
+    tell(west, "mirror", "wait", "g", "--timeout", "30")
+    (seen,) = tell(west, "site", "list")["sites"]
+    assert (seen["fingerprint"], seen["renewing"]) == (made["fingerprint"], False)
+    assert tell(east, "site", "renew")["done"]
+    assert tell(west, "site", "renew")["done"], "the secondary's as well"
+    tell(west, "mirror", "wait", "g", "--timeout", "30")
+    with Nbd(west.address("nbd"), "v") as disk:
+        assert disk.read(0, 15) == b"with a new link"
+    for each in (east, west):
+        code, _, log = each.end()
+        assert code == 0
+        assert "Traceback" not in log
 
 
 def test_a_port_for_others_needs_a_certificate(start: Start, folder: Path, tell: Tell) -> None:

@@ -154,12 +154,17 @@ class Tape:
         self.taken = 0  # frames that the other side has read; the last one may be too much for it
 
     async def read(self) -> bytes:
+        room = memoryview(bytearray(READ_BYTES))
+        return bytes(room[: await self.read_into(room)])
+
+    async def read_into(self, room: memoryview) -> int:
         await self._pause()
         if not self._rest and self._frames:
             self._rest = self._frames.pop()
             self.taken += 1
-        data, self._rest = self._rest[:READ_BYTES], self._rest[READ_BYTES:]
-        return data
+        count = min(len(room), len(self._rest))
+        room[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
 
     def write(self, pieces: Sequence[Buffer]) -> None:
         pass

@@ -122,6 +122,24 @@ EXAMPLES: dict[str, AnyMessage] = {
     "copy-answer": messages.CopyAnswer(
         request="r1", outcome="kept", name="golden~9", detail="it is held"
     ),
+    "requests": messages.Requests(
+        token=3,
+        requests=(
+            messages.ToldRequest(
+                "r1",
+                "golden",
+                1_800_000_000 * 10**9,
+                299.5,
+                True,
+                (
+                    messages.ToldSite("aa" * 16, "EXPIRED", True),
+                    messages.ToldSite("bb" * 16, "SENT"),
+                ),
+            ),
+        ),
+    ),
+    "noted": messages.Noted(token=3),
+    "renew": messages.Renew(certificate=b"DER", signature=b"s" * 70),
     "join": messages.Join(
         invitation="dd" * 16,
         site="west",

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from isochrone.mirror import groups
+from isochrone.mirror.mover import Mover
 from isochrone.mirror.service import Mirrors
 from isochrone.mirror.status import GroupStatus
 from isochrone.sim.fabric import SimFabric
@@ -30,7 +31,7 @@ def fill(text: str) -> bytes:
 class Host:
     """One site's program; it can be crashed and started again."""
 
-    def __init__(self, name: str, fabric: SimFabric, seed: int, interval: float) -> None:
+    def __init__(self, name: str, fabric: SimFabric, seed: int = 1, interval: float = 0.2) -> None:
         self.site = Site(name, fabric, seed)
         self.interval = interval
         self.watchers: list[Callable[[int, Any], None]] = []  # told of each record, in every life
@@ -82,6 +83,11 @@ class Host:
         self.device(name).write(block * BLOCK, memoryview(data))
         self.pool.commit()
 
+    def bulk(self, name: str = "db") -> None:
+        """4 MiB, all of a volume: blocks 128 n and the 127 behind it say `bulk n`."""
+        for n in range(8):
+            self.write(name, 128 * n, f"bulk {n}", count=128)
+
     def discard(self, name: str, block: int, count: int) -> None:
         self.device(name).discard(block * BLOCK, count * BLOCK)
         self.pool.commit()
@@ -122,6 +128,28 @@ class Two:
         await self.b.call(self.b.pool.flush())  # as the API does before it answers
         if wait:
             await self.b.wait()
+
+    async def copying(self) -> Mover:
+        """A first copy of 4 MiB is on its way, slowly; the mover that takes it."""
+        self.a.bulk()
+        await self.a.call(self.a.pool.flush())
+        self.fabric.weather.bytes_per_s = 1e6
+        await self.mirror(wait=False)
+        return self.b.mirrors.mover(GROUP)
+
+    async def another(self, name: str = "c") -> Host:
+        """One more site; it follows nobody."""
+        host = Host(name, self.fabric)
+        await host.start()
+        return host
+
+    async def third(self, source: Host | None = None, *, wait: bool = True) -> Host:
+        """A site `c` that follows `a`, or another source."""
+        host = await self.another()
+        await host.call(host.mirrors.add(GROUP, (source or self.a).address))
+        if wait:
+            await host.wait()
+        return host
 
     def same(self, *names: str) -> bool:
         return all(self.a.image(name) == self.b.image(name) for name in names)

@@ -6,6 +6,7 @@ And a group appears as one step, over all volumes, whatever a power cut does aro
 from __future__ import annotations
 
 import asyncio
+import errno
 from array import array
 from collections.abc import Callable
 from random import Random
@@ -14,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 import pytest
 
-from isochrone.errors import Conflict, Damaged, IsochroneError, PeerFault
+from isochrone.errors import Conflict, Damaged, IsochroneError, NoSpace, PeerFault
 from isochrone.mirror.apply import Receiver
 from isochrone.mirror.messages import (
     COMMAND_BYTES_MAX,
@@ -123,6 +124,34 @@ def in_a_pool(act: Callable[[Secondary], Any], *, first: bool = True) -> None:
         act(there)
 
     run(main())
+
+
+def test_what_was_refused_half_way_is_nobody_elses_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the next client here, who wants to free space perhaps, is told of a full pool."""
+
+    def act(there: Secondary) -> None:
+        pool = there.pool
+        there.send(Begin(base=1, cut=2, volumes=BOTH))
+
+        def refuse(*of: Any, **how: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pool.space, "full", True)
+            patch.setattr(pool.space, "keeps", lambda table, pointers: False)
+            patch.setattr(pool.log, "append", refuse)
+            with pytest.raises(NoSpace):
+                there.send(blocks_of(70, [0, 9], "x"))
+        pool.commit()
+        with pytest.raises(PeerFault):
+            there.send(Holes(ranges=((70, 0, 1), (99, 0, 1))))
+        lsn = pool.log.lsn
+        pool.commit()
+        assert pool.log.lsn == lsn
+
+    in_a_pool(act)
 
 
 def test_a_first_copy_appears_at_its_end() -> None:
@@ -265,7 +294,7 @@ HOSTILE: dict[str, tuple[Any, ...]] = {
     "copy with a bad name": (BEGIN, taken("x@y")),
     "copy with no name": (BEGIN, taken("")),
     "copy with a huge name": (BEGIN, taken("x" * 100_000)),
-    "deletion of a bad name": (BEGIN, record(r.CopyDeleted(name="c1~5"))),
+    "deletion of a bad name": (BEGIN, record(r.CopyDeleted(name="c1@5"))),
     "a copied part before begin": (copied((70, 71, (0, 0, 16))),),
     "nothing is copied": (BEGIN, copied()),
     "an unknown source": (BEGIN, copied((72, 71, (0, 0, 16)))),

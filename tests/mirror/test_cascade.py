@@ -27,12 +27,10 @@ class Three:
     def __init__(self, two: Two) -> None:
         self.two = two
         self.a, self.b = two.a, two.b
-        self.c = Host("c", two.fabric, 1, 0.2)
+        self.c: Host
 
     async def begin(self) -> None:
-        await self.c.start()
-        await self.c.call(self.c.mirrors.add(GROUP, self.b.address))
-        await self.c.wait()
+        self.c = await self.two.third(self.b)
 
     def same(self) -> bool:
         return all(
@@ -255,8 +253,7 @@ def test_a_secondary_without_a_cut_is_not_followed() -> None:
         two.a.write("db", 0, "x", count=900)
         two.fabric.weather.bytes_per_s = 1e5
         await two.mirror(wait=False)
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
+        c = await two.another()
         with pytest.raises(IsochroneError, match="holds no cut"):
             await c.call(c.mirrors.add(GROUP, two.b.address))
 

@@ -153,6 +153,21 @@ def test_only_what_was_expected() -> None:
     talk(act)
 
 
+def test_an_answer_comes_behind_heartbeats() -> None:
+    async def act(here: Conversation, there: Channel, fabric: SimFabric) -> None:
+        beat, sync = Heartbeat(stamp=1), Sync(token=3)
+        refuse = Refuse(code="Conflict", message="not here")
+        for number, message in enumerate((beat, beat, sync, beat, refuse, beat, sync), 1):
+            there.write([frame(message, number)])
+        assert await here.answer(Sync) == sync
+        with pytest.raises(PeerFault, match="refuses: not here"):
+            await here.answer(Sync)
+        with pytest.raises(PeerFault, match="sent Sync, not Hello"):
+            await here.answer(Hello)
+
+    talk(act)
+
+
 def test_a_last_word_arrives_and_does_not_wait_for_ever() -> None:
     async def act(here: Conversation, there: Channel, fabric: SimFabric) -> None:
         loop = asyncio.get_running_loop()

@@ -178,8 +178,11 @@ def test_strangers_may_only_ask_to_join(tmp_path: Path) -> None:
     async def scenario(two: LockedTwo) -> None:
         async def say(message: Hello | Join | Sync) -> None:
             talk = Conversation(await stranger(two))
-            await talk.send(message)
-            await talk.expect(Joined)
+            try:
+                await talk.send(message)
+                await talk.expect(Joined)
+            finally:
+                talk.close()  # few of one host are listened to at once
 
         hello = Hello(pool="x", group="g", lineage="", epoch=0, cut=0)
         with pytest.raises(PeerFault, match="sent Hello, not Join"):

@@ -38,3 +38,12 @@ def test_a_certificate_that_is_none(junk: bytes) -> None:
 def test_a_file_that_is_none() -> None:
     with pytest.raises(InvalidInput, match="cannot be read"):
         identity.certificate_of(b"junk")
+
+
+def test_a_date_is_for_people() -> None:
+    made = 1_800_000_000 * 10**9
+    der = identity.certificate_of(identity.make_identity("a", "b", made))
+    assert identity.due(der) == made + identity.CERTIFICATE_DAYS * 86400 * 10**9
+    assert identity.names_in(der) == ("a", "b")
+    assert identity.due(DER) == 0, "without one it is never due"
+    assert identity.due(b"junk") == 0

@@ -426,10 +426,7 @@ def test_coming_back_where_a_name_means_something_else() -> None:
 
 def test_who_follows_a_secondary_gets_the_change_from_it() -> None:
     async def scenario(two: Two) -> None:
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
-        await c.call(c.mirrors.add(GROUP, two.b.address))
-        await c.wait()
+        c = await two.third(two.b)
         create(two.a, "idx")
         two.a.write("idx", 1, "one")
         change(two.a, add=("idx",), remove=("wal",))

@@ -113,7 +113,7 @@ def test_it_holds_one_frame_and_one_read() -> None:
         while (message := link.next()) is not None:
             assert isinstance(message, Data)
             seen += 1
-        most = max(most, len(link._buffer))
+        most = max(most, len(link._inbox))
     assert seen == 64
     assert most < 5000 + wire.HEAD_BYTES + len(whole) // 64
 
@@ -125,7 +125,7 @@ def test_a_frame_that_never_ends_is_bounded_by_its_limit() -> None:
     junk = Random(1).randbytes(65536)
     for _ in range(wire.FRAME_BYTES_MAX // len(junk) - 1):
         assert feed(link, junk) == []
-    assert len(link._buffer) < wire.FRAME_BYTES_MAX
+    assert link._inbox.bytes_held < 2 * wire.FRAME_BYTES_MAX
     with pytest.raises(PeerFault, match="damaged"):
         feed(link, junk)
 

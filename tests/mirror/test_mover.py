@@ -13,7 +13,7 @@ from pyroaring import BitMap
 
 from isochrone.dr import failover
 from isochrone.errors import Conflict, PeerFault, StaleEpoch, Unavailable
-from isochrone.mirror import groups
+from isochrone.mirror import groups, mover
 from isochrone.mirror.capabilities import OURS
 from isochrone.mirror.conversation import Conversation
 from isochrone.mirror.messages import (
@@ -33,7 +33,7 @@ from isochrone.mirror.messages import (
     Sync,
     Welcome,
 )
-from isochrone.mirror.mover import CREDIT_BYTES, Mover
+from isochrone.mirror.mover import CREDIT_BYTES, CREDIT_STEP_BYTES, Mover
 from isochrone.mirror.pairs import Pair
 from isochrone.store import records as r
 from isochrone.store import volumes
@@ -160,16 +160,23 @@ def test_a_commit_is_durable_before_it_is_confirmed() -> None:
     with_secondary(act)
 
 
-def test_credit_is_given_back_for_what_was_taken() -> None:
+def test_credit_is_given_back_for_what_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In steps that are a small part of all of it, so that the other side never waits for one."""
+    assert CREDIT_STEP_BYTES * 8 <= CREDIT_BYTES
+    monkeypatch.setattr(mover, "CREDIT_STEP_BYTES", 5 * BLOCK)
+
     async def act(two: Two, me: Played) -> None:
         talk, _ = await me.greeted()
         await me.next(talk)
         await talk.send(Begin(base=0, cut=1, volumes=VOLUMES))
-        await talk.send(data(70, [1, 2, 3], fill("x") * 3))
-        while not isinstance(message := await talk.receive(), Credit):
-            pass
-        assert message.bytes == 3 * BLOCK
-        assert me.mover.bytes_incoming == 3 * BLOCK
+        for _ in range(4):
+            await talk.send(data(70, [1, 2, 3], fill("x") * 3))
+        given = []
+        while len(given) < 2:
+            if isinstance(message := await talk.receive(), Credit):
+                given.append(message.bytes)
+        assert given == [6 * BLOCK, 6 * BLOCK]
+        assert me.mover.bytes_incoming == 12 * BLOCK
 
     with_secondary(act)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from random import Random
 
 import lz4.block
+import pytest
 
-from isochrone.mirror.packing import SKIPPED_MAX, Packing
-from isochrone.types import KIB
+from isochrone.mirror.packing import SAMPLE_BLOCKS, SKIPPED_MAX, Packing
+from isochrone.types import BLOCK, KIB, MIB
 
 NOISE = Random(1).randbytes(64 * KIB)
 ZEROS = bytes(64 * KIB)
@@ -41,3 +42,31 @@ def test_better_data_is_noticed() -> None:
     tries = [packing.pack(ZEROS) is not None for _ in range(2 * SKIPPED_MAX + 2)]
     assert tries.index(True) <= SKIPPED_MAX
     assert all(tries[tries.index(True) :])
+
+
+def test_of_long_noise_only_a_sample_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def compress(data: bytes, **options: bool) -> bytes:
+        tried.append(len(data))
+        return bytes(lz4_compress(data, **options))
+
+    lz4_compress = lz4.block.compress
+    monkeypatch.setattr(lz4.block, "compress", compress)
+    packing = Packing()
+    assert packing.pack(Random(2).randbytes(MIB)) is None
+    assert tried == [SAMPLE_BLOCKS * BLOCK]
+    assert packing.pack(bytes(MIB)) is not None
+    assert tried[1:] == [SAMPLE_BLOCKS * BLOCK, MIB]
+
+
+@pytest.mark.parametrize("packable", [1, 4, 8])
+def test_a_frame_of_which_a_part_shrinks_is_packed(packable: int) -> None:
+    """Of each eight pages so many are text, at any place: a sample must not overlook them."""
+    random = Random(3)
+    pages = [
+        b"some text " * 409 + b"......" if n % 8 < packable else random.randbytes(BLOCK)
+        for n in range(256)
+    ]
+    random.shuffle(pages)
+    assert (Packing().pack(b"".join(pages)) is not None) == (packable > 1)

@@ -6,30 +6,17 @@ import pytest
 
 from isochrone.errors import Conflict, Damaged, NoSpace, PeerFault, StaleEpoch, Unavailable
 from isochrone.mirror.pairs import MOVES, Cause, Event, Pair, cause_of, move
+from tests.mirror.walking import check_move, check_whole, reachable
 
 
-def reachable(start: Pair) -> set[Pair]:
-    found, todo = {start}, [start]
-    while todo:
-        for state in MOVES[todo.pop()].values():
-            if state not in found:
-                found.add(state)
-                todo.append(state)
-    return found
-
-
-def test_every_state_can_be_reached() -> None:
-    assert reachable(Pair.SIMPLEX) == set(Pair)
+def test_every_state_can_be_reached_and_every_event_moves_something() -> None:
+    check_whole(MOVES, Pair.SIMPLEX, Event)
 
 
 def test_every_state_has_a_way_out_and_back() -> None:
     for state in Pair:
         assert set(MOVES[state].values()) - {state}
-        assert Pair.SIMPLEX in reachable(state)
-
-
-def test_every_event_moves_something() -> None:
-    assert {event for row in MOVES.values() for event in row} == set(Event)
+        assert Pair.SIMPLEX in reachable(MOVES, state)
 
 
 def test_a_mirror_can_be_lost_and_removed_from_every_state_but_simplex() -> None:
@@ -43,16 +30,8 @@ def test_only_a_complete_cut_makes_a_first_copy_duplex() -> None:
     assert Event.COMMITTED not in MOVES[Pair.SUSPENDED]
 
 
-@pytest.mark.parametrize("state", Pair)
-@pytest.mark.parametrize("event", Event)
-def test_the_table_is_all_there_is(state: Pair, event: Event) -> None:
-    if event in MOVES[state]:
-        assert move(state, event) is MOVES[state][event]
-    else:
-        with pytest.raises(Conflict) as e:
-            move(state, event)
-        assert state.value in e.value.message
-        assert event.value in e.value.message
+def test_the_table_is_all_there_is() -> None:
+    check_move(MOVES, move, Event)
 
 
 @pytest.mark.parametrize(

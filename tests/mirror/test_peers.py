@@ -151,3 +151,16 @@ def test_roles(tmp_path: Path) -> None:
     follower.check(Act.FOLLOW)
     with pytest.raises(NotAllowed, match="role replicate: it may not take a group over"):
         follower.check(Act.FENCE)
+
+
+def test_a_site_that_is_made_anew_has_no_key_that_is_to_come(tmp_path: Path) -> None:
+    """After a theft: the key that was to come may be known, too, and is of the old site."""
+    east = site(tmp_path, "east")
+    east.prepare(5)
+    (tmp_path / "site.pem").unlink()
+    anew = again(tmp_path)
+    anew.init("east", "f" * 32)
+    assert anew.next_identity == again(tmp_path).next_identity == b""
+    anew.prepare(6)
+    anew.take_next()
+    assert anew.id == "f" * 32

@@ -450,3 +450,80 @@ def test_whatever_happens_each_request_ends_and_none_lies(seed: int) -> None:
         check_pool(two.b.pool)
 
     play(scenario)
+
+
+def test_a_suspended_mirror_refuses_at_once_or_waits() -> None:
+    async def scenario(two: Two) -> None:
+        two.a.mirrors.suspend(GROUP)
+        before = two.a.pool.log.lsn
+        with pytest.raises(Conflict, match="not DUPLEX") as e:
+            ask(two)
+        assert "--wait-duplex" in e.value.hint
+        assert two.a.pool.log.lsn == before
+        request = ask(two, name="golden", wait_duplex=True)
+        await sleep(20.0)
+        assert state(two, request.id) == "NEW"
+        two.a.write("db", 0, "when it was resumed")
+        two.a.mirrors.resume(GROUP)
+        found = await done(two, request.id)
+        assert two.b.says("db@golden", 0) == "when it was resumed"
+        assert found.taken > request.stamp
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_request_can_be_cancelled(arrived: bool) -> None:
+    async def scenario(two: Two) -> None:
+        requests = two.a.mirrors.asking.requests
+        two.fabric.stall("b", "a", one_way=True) if arrived else two.fabric.cut("a", "b")
+        request = ask(two, name="golden")
+        await two.a.call(two.a.pool.flush())
+        if arrived:
+            await until(lambda: "golden" in two.b.pool.state.copies)
+        requests.cancel(request.id)
+        assert state(two, request.id) == "EXPIRED"
+        with pytest.raises(DeadlinePassed, match="cancelled"):
+            await done(two, request.id)
+        two.fabric.heal("b", "a", one_way=True)
+        two.fabric.heal("a", "b")
+        await two.b.wait()
+        await until(lambda: requests.look() == 0)
+        assert "golden" not in two.b.pool.state.copies
+        assert "golden" in two.a.pool.state.copies, "the copy here stays"
+        requests.cancel(request.id)  # there is nothing left to be given up
+
+    play(scenario)
+
+
+def test_sites_are_asked_before_a_copy() -> None:
+    async def scenario(two: Two) -> None:
+        asking = two.a.mirrors.asking
+        steps = await two.a.call(asking.ask_for_copy(GROUP, ["db"], [], seconds=5.0))
+        assert [(x.stage, x.ok) for x in steps] == [
+            ("local", True), ("configuration", True), ("configuration", True), ("secondary", True),
+        ]  # fmt: skip
+        assert two.b.group().reservations == [], "no room is kept"
+        two.b.pool.failed = "a disk error"
+        steps = await two.a.call(asking.ask_for_copy(GROUP, [], [], seconds=5.0))
+        assert (steps[-1].ok, steps[-1].reason) == (False, "failed")
+        two.b.pool.failed = ""
+
+    play(scenario)
+
+
+def test_what_waits_for_one_site_does_not_keep_another_waiting() -> None:
+    """It was asked for now or not: whoever holds applications still for it must not wait."""
+
+    async def scenario(two: Two) -> None:
+        c = await two.third()
+        asked, near, far = two.a.mirrors.asking.requests, two.b.pool.identity, c.pool.identity
+        await until(lambda: all(asked.duplex(two.a.group(), x) for x in (near, far)))
+        two.a.mirrors.suspend(GROUP, far)
+        asked.request(GROUP, id="later", wait_duplex=True)
+        now = asked.request(GROUP, at=[near], id="now", name="now")
+        assert "now" in two.a.pool.state.copies, [x.state for x in now.sites]
+        two.a.mirrors.resume(GROUP, far)
+        await until(lambda: all(x.state == "DONE" for x in asked.find("later")[1].sites))
+
+    play(scenario)

@@ -88,8 +88,7 @@ def test_where_the_passes_go_on() -> None:
 
 def test_after_the_log_is_dropped_only_what_was_changed_is_sent() -> None:
     async def scenario(two: Two) -> None:
-        for n in range(8):
-            two.a.write("db", 128 * n, f"bulk {n}", count=128)
+        two.a.bulk()
         await two.b.wait()
         begun, cut = kinds(two), two.b.group().cut
         two.fabric.cut("a", "b")
@@ -126,8 +125,7 @@ def test_what_is_written_during_a_resend_follows_by_the_log() -> None:
         begun, mover = kinds(two), two.b.mirrors.mover(GROUP)
         drop_log(two)
         two.fabric.weather.bytes_per_s = 1e6
-        for n in range(8):
-            two.a.write("db", 128 * n, f"bulk {n}", count=128)
+        two.a.bulk()
         await until(lambda: mover.done_bytes > MIB)
         assert (mover.phase, mover.state.value) == ("resend", "DUPLEX")
         assert mover.done_bytes < mover.todo_bytes <= 4 * MIB + 2 * TRACK
@@ -220,8 +218,7 @@ def test_it_goes_on_from_where_it_was(
         if not first:
             await two.mirror()
             two.fabric.cut("a", "b")
-        for n in range(8):
-            two.a.write("db", 128 * n, f"bulk {n}", count=128)
+        two.a.bulk()
         await two.a.call(two.a.pool.flush())
         two.fabric.heal_all()
         two.fabric.weather.bytes_per_s = 1e6
@@ -272,8 +269,7 @@ def test_it_is_never_torn(seed: int, first: bool, monkeypatch: pytest.MonkeyPatc
     async def scenario(two: Two) -> None:
         dice = Random(seed)
         two.fabric.weather.bytes_per_s = 3e6
-        for n in range(8):
-            two.a.write("db", 128 * n, f"bulk {n}", count=128)
+        two.a.bulk()
         await two.a.call(two.a.pool.flush())
         if not first:
             await two.mirror()
@@ -327,12 +323,7 @@ def test_a_link_that_breaks_every_few_frames(monkeypatch: pytest.MonkeyPatch) ->
     small_steps(monkeypatch)
 
     async def scenario(two: Two) -> None:
-        for n in range(8):
-            two.a.write("db", 128 * n, f"bulk {n}", count=128)
-        await two.a.call(two.a.pool.flush())
-        two.fabric.weather.bytes_per_s = 1e6
-        await two.mirror(wait=False)
-        mover = two.b.mirrors.mover(GROUP)
+        mover = await two.copying()
         for n in range(60):
             if two.b.group().cut:
                 break
@@ -356,8 +347,7 @@ def test_a_copy_that_starts_from_a_seed(broken: bool, monkeypatch: pytest.Monkey
     async def scenario(two: Two) -> None:
         volumes.create(two.b.pool, "restored", 5 * MIB)
         for host, name in ((two.a, "db"), (two.b, "restored")):
-            for n in range(8):
-                host.write(name, 128 * n, f"bulk {n}", count=128)
+            host.bulk(name)
         two.a.discard("db", 300, 50)
         for n in range(20):
             two.a.write("db", 50 * n, f"since {n}", count=8)
@@ -394,12 +384,7 @@ def test_a_part_is_dropped_when_its_primary_is_another(monkeypatch: pytest.Monke
     small_steps(monkeypatch)
 
     async def scenario(two: Two) -> None:
-        for n in range(8):
-            two.a.write("db", 128 * n, f"bulk {n}", count=128)
-        await two.a.call(two.a.pool.flush())
-        two.fabric.weather.bytes_per_s = 1e6
-        await two.mirror(wait=False)
-        mover = two.b.mirrors.mover(GROUP)
+        mover = await two.copying()
         await until(lambda: mover.bytes_incoming > 2 * MIB)
         two.fabric.cut("a", "b")
         await asyncio.sleep(1)

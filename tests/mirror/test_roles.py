@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isochrone.errors import Conflict
 from isochrone.mirror.roles import (
     MOVES,
     Act,
@@ -22,25 +21,12 @@ from isochrone.mirror.roles import (
 from isochrone.store.catalogue import Group
 from isochrone.store.records import Takeover
 from isochrone.types import Lineage
-
-
-def reachable(start: Role) -> set[Role]:
-    found, todo = {start}, [start]
-    while todo:
-        for role in MOVES[todo.pop()].values():
-            if role not in found:
-                found.add(role)
-                todo.append(role)
-    return found
+from tests.mirror.walking import check_move, check_whole
 
 
 def test_every_role_can_be_reached_and_left() -> None:
     for role in Role:
-        assert reachable(role) == set(Role)
-
-
-def test_every_act_moves_something() -> None:
-    assert {act for row in MOVES.values() for act in row} == set(Act)
+        check_whole(MOVES, role, Act)
 
 
 def test_there_is_one_way_to_become_the_primary_of_another_site() -> None:
@@ -53,16 +39,8 @@ def test_what_has_diverged_can_only_be_brought_to_a_cut() -> None:
     assert set(MOVES[Role.DIVERGED]) == {Act.COMMIT, Act.REJOIN}
 
 
-@pytest.mark.parametrize("role", Role)
-@pytest.mark.parametrize("act", Act)
-def test_the_table_is_all_there_is(role: Role, act: Act) -> None:
-    if act in MOVES[role]:
-        assert move(role, act) is MOVES[role][act]
-    else:
-        with pytest.raises(Conflict) as e:
-            move(role, act)
-        assert role.value in e.value.message
-        assert act.value in e.value.message
+def test_the_table_is_all_there_is() -> None:
+    check_move(MOVES, move, Act)
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,25 @@ def test_idle_strangers_are_few_and_go(tmp_path: Path, monkeypatch: pytest.Monke
     play_locked(tmp_path, scenario, joined=False)
 
 
+def test_one_host_does_not_keep_others_from_proving_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secure, "STRANGERS_OF_ONE_MAX", 2)
+
+    async def scenario(two: LockedTwo) -> None:
+        async def knock() -> Channel:
+            return await two.a.site.world.net.connect(two.a.address)
+
+        idle = [await two.a.call(knock()) for _ in range(2)]
+        await sleep(0.1)
+        assert await two.a.call((await two.a.call(knock())).read()) == b""
+        await two.b.join(two.a)  # from another host
+        for channel in idle:
+            channel.close()
+
+    play_locked(tmp_path, scenario, joined=False)
+
+
 # -- what they may
 
 

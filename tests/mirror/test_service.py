@@ -21,9 +21,11 @@ from isochrone.errors import (
 )
 from isochrone.mirror import groups
 from isochrone.mirror.conversation import Conversation
-from isochrone.mirror.messages import Hello
-from isochrone.mirror.service import LEAVE_SECONDS_MAX, SESSIONS_MAX
+from isochrone.mirror.messages import Hello, Refuse, Welcome
+from isochrone.mirror.seats import OWN_MAX, SHARED_MAX, WAITING_OF_ONE_MAX
+from isochrone.mirror.service import LEAVE_SECONDS_MAX
 from isochrone.mirror.serving import Serving
+from isochrone.mirror.source import SourceSession
 from isochrone.sim.loop import Crashed
 from isochrone.store import copies, volumes
 from isochrone.store import records as r
@@ -121,12 +123,7 @@ def test_every_cut_is_one_instant_of_all_volumes() -> None:
 @pytest.mark.parametrize("lost", ["link", "primary", "secondary"])
 def test_an_interrupted_first_copy_starts_over(lost: str) -> None:
     async def scenario(two: Two) -> None:
-        for n in range(8):
-            two.a.write("db", 128 * n, f"bulk {n}", count=128)
-        await two.a.call(two.a.pool.flush())
-        two.fabric.weather.bytes_per_s = 1e6
-        await two.mirror(wait=False)
-        mover = two.b.mirrors.mover(GROUP)
+        mover = await two.copying()
         await until(lambda: mover.bytes_incoming > MIB)
         if lost == "link":
             two.fabric.cut("a", "b")
@@ -152,8 +149,7 @@ def test_an_interrupted_first_copy_starts_over(lost: str) -> None:
 @pytest.mark.parametrize("lost", ["link", "primary", "secondary", "both", "clean stops"])
 def test_it_goes_on_without_a_full_copy(lost: str) -> None:
     async def scenario(two: Two) -> None:
-        for n in range(8):
-            two.a.write("db", 128 * n, f"bulk {n}", count=128)
+        two.a.bulk()
         await two.b.wait()
         cut = two.b.group().cut
         two.fabric.cut("a", "b")
@@ -273,8 +269,7 @@ def test_a_block_that_is_overwritten_costs_one_block() -> None:
 
 def test_a_copy_costs_next_to_nothing_and_equals_its_origin() -> None:
     async def scenario(two: Two) -> None:
-        for n in range(8):
-            two.a.write("db", 128 * n, f"bulk {n}", count=128)
+        two.a.bulk()
         await two.b.wait()
         link = Link(two)
         copies.take(two.a.pool, ["db", "wal"], name="c1")
@@ -600,6 +595,57 @@ def test_removing_without_the_primary() -> None:
     play(scenario)
 
 
+def test_removing_a_mirror_that_is_suspended() -> None:
+    """The primary keeps nothing for it, whoever suspended it and whether it may come back."""
+
+    async def scenario(two: Two) -> None:
+        two.a.mirrors.suspend(GROUP)
+        await asyncio.sleep(1)
+        assert two.b.status().state == "SUSPENDED"
+        await two.b.call(two.b.mirrors.remove(GROUP))
+        assert not two.a.group().sessions
+        await two.a.restart()
+        assert not two.a.group().sessions, "it was durable before it was answered"
+        for name in ("db", "wal"):
+            volumes.delete(two.b.pool, name)
+        await two.mirror()
+        assert two.same("db", "wal")
+
+    play(scenario)
+
+
+def test_removing_a_mirror_of_an_older_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not know how to be left at once; whom it serves can still go."""
+
+    async def unknown(self: SourceSession, hello: Hello) -> Welcome:
+        raise PeerFault("the other side wants to 'leave', which is unknown here")
+
+    monkeypatch.setattr(SourceSession, "_let_go", unknown)
+
+    async def scenario(two: Two) -> None:
+        await two.b.call(two.b.mirrors.remove(GROUP))
+        await until(lambda: not two.a.group().sessions)
+
+    play(scenario)
+
+
+def test_nobody_leaves_another_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(two: Two) -> None:
+        net = two.b.site.world.net
+        for group, lineage in ((GROUP, "another"), ("nothing", "")):
+            talk = Conversation(await net.connect(two.a.address))
+            hello = Hello(
+                pool=two.b.pool.identity, group=group, lineage=lineage, epoch=0, cut=0,
+                purpose="leave",
+            )  # fmt: skip
+            await talk.send(hello)
+            assert isinstance(await talk.receive(), Refuse)
+            talk.close()
+        assert two.b.pool.identity in two.a.group().sessions
+
+    play(scenario)
+
+
 def test_removing_in_the_middle_of_a_first_copy() -> None:
     async def scenario(two: Two) -> None:
         two.a.write("db", 0, "x", count=900)
@@ -677,12 +723,13 @@ def test_volumes_of_a_secondary_are_read_only() -> None:
     play(scenario)
 
 
-def test_connections_are_counted() -> None:
+def test_connections_that_say_nothing_are_few() -> None:
     async def scenario(two: Two) -> None:
         net = two.b.site.world.net
-        talks = [Conversation(await net.connect(two.a.address)) for _ in range(SESSIONS_MAX + 5)]
+        count = WAITING_OF_ONE_MAX + 5
+        talks = [Conversation(await net.connect(two.a.address)) for _ in range(count)]
         await asyncio.sleep(1)
-        assert len(two.a.mirrors._sessions) == SESSIONS_MAX
+        assert len(two.a.mirrors._sessions) == WAITING_OF_ONE_MAX
         turned_away = 0
         for talk in talks:
             try:
@@ -700,15 +747,44 @@ def test_connections_are_counted() -> None:
     play(scenario, mirrored=False)
 
 
+def test_one_site_does_not_get_all_connections() -> None:
+    """Each is told so; another site still gets in."""
+
+    async def scenario(two: Two) -> None:
+        net, most = two.b.site.world.net, OWN_MAX + SHARED_MAX // 2
+        hello = Hello(pool="x", group=GROUP, lineage="", epoch=0, cut=0, purpose="verify")
+        answers = []
+        talks = []
+        with capture_logs() as lines:
+            for _ in range(most + 3):
+                talks.append(Conversation(await net.connect(two.a.address)))
+                await talks[-1].send(hello)
+                answers.append(await talks[-1].receive())
+        refused = [x.message for x in answers if isinstance(x, Refuse)]
+        assert len(refused) == 3
+        assert f"b has {most} connections open there" in refused[0]
+        assert sum("ended" in line["event"] for line in lines) <= 3
+        await two.a.call(_probe(two.a.site.world.net, two.a.address))
+        for talk in talks:
+            talk.close()
+        await until(lambda: not two.a.mirrors._sessions)
+        await two.mirror()
+
+    play(scenario, mirrored=False)
+
+
+async def _probe(net: Any, address: str) -> None:
+    talk = Conversation(await net.connect(address))
+    await talk.send(Hello(pool="y", group=GROUP, lineage="", epoch=0, cut=0, purpose="probe"))
+    await talk.expect(Welcome)
+    talk.close()
+
+
 def test_three_sites() -> None:
     """Two secondaries of one group, each at its own pace."""
 
     async def scenario(two: Two) -> None:
-        from tests.mirror.sites import Host
-
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
-        await c.call(c.mirrors.add(GROUP, two.a.address))
+        c = await two.third(wait=False)
         for n in range(100):
             two.a.write("db", n % 9, f"{n}")
             await asyncio.sleep(0.05)

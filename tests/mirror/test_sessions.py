@@ -19,22 +19,16 @@ from isochrone.mirror.sessions import (
     next_event,
     pair_of,
 )
+from tests.mirror.walking import check_move, check_whole
 
 
 def test_every_state_can_be_reached_and_left() -> None:
-    assert set(MOVES) == set(SessionState)
-    reached, todo = {SessionState.NONE}, [SessionState.NONE]
-    while todo:
-        for after in MOVES[todo.pop()].values():
-            if after not in reached:
-                reached.add(after)
-                todo.append(after)
-    assert reached == set(SessionState)
+    check_whole(MOVES, SessionState.NONE, Event)
     assert all(MOVES[state] for state in SessionState)
-    assert {event for moves in MOVES.values() for event in moves} == set(Event)
 
 
 def test_what_the_table_does_not_have_is_refused() -> None:
+    check_move(MOVES, move, Event)
     with pytest.raises(Conflict, match="NONE cannot be caught up"):
         move(SessionState.NONE, Event.CAUGHT_UP)
 

@@ -354,7 +354,7 @@ def test_what_the_other_side_changed_itself_is_sent_too() -> None:
         id = primary.group.volumes[0]
         there.shadows[id][17] = 4711
         start = Position(floor=base)
-        mark = primary.cut()
+        mark = cuts.place(primary.pool, primary.group, {PEER: base})
         diverged = {id: changes.whole(2 * TRACK)}
         sending = Shipment(
             primary.pool, primary.group, mark, start, base=base, told=True, diverged=diverged
@@ -362,6 +362,28 @@ def test_what_the_other_side_changed_itself_is_sent_too() -> None:
         await sending.send(there)  # type: ignore[arg-type]
         assert there.shadows == primary.group_content()
         assert there.blocks == 32
+
+    in_a_loop(act)
+
+
+def test_what_was_said_of_copies_comes_also_when_the_second_try_breaks_off() -> None:
+    """Its base was never remembered, so where it goes on is behind what was said."""
+
+    async def act() -> None:
+        primary = Primary(1)
+        pool, group = primary.pool, primary.group
+        copies.take(pool, ["a"], name="c1")
+        base = primary.cut().cut
+        copies.classify(pool, "c1", "application")
+        floor = primary.cut()
+        begun = cuts.place(pool, group, {PEER: base}, whole=PEER, begun=(floor.cut,))
+        start = Position(floor.cut, begun.cut, begun.lsn)
+        mark = cuts.place(pool, group, {PEER: base}, whole=PEER, begun=(floor.cut, begun.cut))
+        assert group.mark(base) is None
+        sending = Shipment(pool, group, mark, start, base=base, told=True)
+        said = [x for part in sending._way.passes for x in part.ending]
+        assert r.CopyClassified(name="c1", consistency="application") in said
+        sending.close()
 
     in_a_loop(act)
 

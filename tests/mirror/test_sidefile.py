@@ -5,17 +5,23 @@ The model is a dict of blocks per volume; it knows nothing of logs.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from array import array
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isochrone.errors import Damaged
+from isochrone.mirror import sidefile
 from isochrone.mirror.messages import HOLES_MAX
 from isochrone.mirror.sidefile import Barrier, Blocks, HoleRanges, Item, read_blocks, window
 from isochrone.store import copies, volumes
 from isochrone.store import records as r
+from isochrone.store.cursor import BATCHES_MAX, Cursor
 from isochrone.store.pool import Pool
 from isochrone.types import BLOCK, MIB
 from tests.mirror.sites import Host, Two, play
@@ -55,9 +61,13 @@ def content(host: Host, ids: list[int]) -> Image:
 
 
 class Secondary:
-    """Applies items to an image, and checks that no block comes twice between two barriers."""
+    """Applies items to an image, and checks that no block comes twice between two barriers.
 
-    def __init__(self, image: Image) -> None:
+    `often`: there may be more intervals than barriers.
+    """
+
+    def __init__(self, image: Image, *, often: bool = False) -> None:
+        self.often = often
         self.image = {id: dict(blocks) for id, blocks in image.items()}
         self.seen: set[tuple[int, int]] = set()
         self.copies: dict[str, Image] = {}
@@ -67,6 +77,8 @@ class Secondary:
         match item:
             case HoleRanges(ranges=ranges):
                 assert 0 < len(ranges) <= HOLES_MAX
+                if self.often:
+                    self.seen.clear()
                 assert not self.seen, "a hole came after blocks of its interval"
                 for volume, first, count in ranges:
                     for at in [b for b in self.image[volume] if first <= b < first + count]:
@@ -203,6 +215,54 @@ def test_windows_join_without_a_seam(steps, edges: list[int]) -> None:
     in_a_pool(act)
 
 
+@settings(max_examples=40, deadline=None)
+@given(STEPS, STEPS)
+def test_an_interval_with_too_many_holes_ends_early(before, between) -> None:
+    """What is in order stays so, however often it ends."""
+
+    async def act(host: Host) -> None:
+        pool = host.pool
+        group = [pool.state.names[name] for name in NAMES[:2]]
+        for n, step in enumerate(before):
+            take(host, step, n)
+        pool.commit()
+        after, start = pool.log.lsn, content(host, group)
+        for n, step in enumerate(between, 1000):
+            take(host, step, n)
+        pool.commit()
+        await host.call(pool.flush())
+        there = Secondary(start, often=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sidefile, "HOLES_HELD_MAX", 1)
+            patch.setattr(sidefile, "SMALL_RECORDS", 1)
+            for item in items(pool, group, after, pool.log.lsn):
+                there.apply(pool, item)
+        assert there.stripped() == content(host, group)
+
+    in_a_pool(act)
+
+
+def test_many_scattered_holes_do_not_hold_the_loop() -> None:
+    """To find a place among ever more of them took ever longer: 20 ms for 256 of them."""
+
+    async def act(host: Host) -> None:
+        pool = host.pool
+        group = [pool.state.names["v0"]]
+        after = pool.log.lsn
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sidefile, "HOLES_HELD_MAX", 10)
+            patch.setattr(sidefile, "SMALL_RECORDS", 5)
+            for n in range(0, 200, 2):
+                host.discard("v0", n, 1)
+            await host.call(pool.flush())
+            found = list(items(pool, group, after, pool.log.lsn))
+        assert all(isinstance(item, HoleRanges) for item in found)
+        assert sum(len(item.ranges) for item in found) == 100
+        assert max(len(item.ranges) for item in found) < 10 + 5
+
+    in_a_pool(act)
+
+
 def test_only_the_last_version_is_sent() -> None:
     async def act(host: Host) -> None:
         pool = host.pool
@@ -265,25 +325,80 @@ def test_many_holes_are_split_into_messages() -> None:
     async def act(host: Host) -> None:
         pool = host.pool
         group = [pool.state.names["v0"]]
+        volumes.resize(pool, "v0", 64 * MIB)
         after = pool.log.lsn
-        for _ in range(HOLES_MAX + 10):
-            host.device("v0").discard(0, BLOCK)
+        for n in range(HOLES_MAX + 10):
+            host.device("v0").discard(2 * n * BLOCK, BLOCK)
         pool.commit()
         await host.call(pool.flush())
-        sizes = [len(item.ranges) for item in items(pool, group, after, pool.log.lsn)]
+        found = list(window(pool.log, group, after, pool.log.lsn, blocks_max=256))
+        sizes = [len(item.ranges) for item in found if isinstance(item, HoleRanges)]
         assert sizes == [HOLES_MAX, 10]
+        assert found.index(None) == 0, "so many discards are looked at in more than one go"
 
     in_a_pool(act)
 
 
-def test_it_lets_others_run_between_batches() -> None:
+def test_what_was_discarded_twice_is_one_hole() -> None:
+    async def act(host: Host) -> None:
+        pool = host.pool
+        group = [pool.state.names["v0"]]
+        after = pool.log.lsn
+        for _ in range(100):
+            host.device("v0").discard(3 * BLOCK, 2 * BLOCK)
+        pool.commit()
+        await host.call(pool.flush())
+        assert list(items(pool, group, after, pool.log.lsn)) == [HoleRanges(((group[0], 3, 2),))]
+
+    in_a_pool(act)
+
+
+def test_it_lets_others_run_meanwhile() -> None:
+    """Also where nothing of it is sent, yet it must be read."""
+
     async def act(host: Host) -> None:
         pool = host.pool
         after = pool.log.lsn
-        for n in range(20):
-            host.write("w", n, "x")  # nothing of it is sent, yet it must be read
+        for n in range(2 * BATCHES_MAX):
+            host.write("w", n, "x")
         await host.call(pool.flush())
         found = list(window(pool.log, [1], after, pool.log.lsn, blocks_max=1))
-        assert found == [None] * 20
+        assert len(found) >= 2 and not any(found)
+
+    in_a_pool(act)
+
+
+def test_one_window_after_the_other_reads_the_log_once() -> None:
+    async def act(host: Host) -> None:
+        pool = host.pool
+        group, cursor = [pool.state.names["v0"]], Cursor(pool.log)
+        for n in range(100):
+            host.write("w", n % 100, "x")
+        last = 0
+        for n in range(10):
+            host.write("v0", n, "y")
+            await host.call(pool.flush())
+            calls = host.site.platter.calls
+            found = window(pool.log, group, last, pool.log.lsn, blocks_max=9, cursor=cursor)
+            sent = [list(item.blocks) for item in found if isinstance(item, Blocks)]
+            if last:
+                assert sent == [[n]]
+                assert host.site.platter.calls - calls <= 4
+            last = pool.log.lsn
+
+    in_a_pool(act)
+
+
+def test_a_block_that_cannot_be_read_is_damage() -> None:
+    async def act(host: Host) -> None:
+        pool = host.pool
+        group = [pool.state.names["v0"]]
+        after = pool.log.lsn
+        host.write("v0", 3, "x", count=5)
+        await host.call(pool.flush())
+        (item,) = items(pool, group, after, pool.log.lsn)
+        wrong = dataclasses.replace(item, sums=array("Q", [*item.sums[:4], 1]))
+        with pytest.raises(Damaged, match="not what was written"):
+            read_blocks(pool.log, wrong)
 
     in_a_pool(act)

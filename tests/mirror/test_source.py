@@ -29,6 +29,7 @@ from isochrone.mirror.messages import (
     Pull,
     Reached,
     Refuse,
+    Requests,
     Sync,
     Welcome,
 )
@@ -58,7 +59,7 @@ class Played:
 
     async def next(self) -> Any:
         """The next message that is a part of a group, or begins or ends one."""
-        passed = (Heartbeat, Reached, Inventory)
+        passed = (Heartbeat, Reached, Inventory, Requests)
         while isinstance(message := await self.talk.receive(), passed):
             pass
         return message
@@ -315,7 +316,7 @@ def test_a_deletion_before_a_restart_is_not_forgotten() -> None:
 
     async def act(two: Two, me: Played) -> None:
         await me.hello()
-        copies.take(two.a.pool, ["db"], name="c1")
+        stamp = copies.take(two.a.pool, ["db"], name="c1").stamp
         await me.group(0)
         me.talk.close()
         copies.delete(two.a.pool, "c1")
@@ -324,7 +325,7 @@ def test_a_deletion_before_a_restart_is_not_forgotten() -> None:
         again = Played(two, Conversation(await two.b.site.world.net.connect(two.a.address)))
         await again.hello(cut=1)
         _, items, _ = await again.group(1)
-        assert [r.decode(item.body) for item in items] == [r.CopyDeleted(name="c1")]
+        assert [r.decode(item.body) for item in items] == [r.CopyDeleted(name="c1", stamp=stamp)]
         again.talk.close()
 
     with_primary(act)

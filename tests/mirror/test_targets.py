@@ -6,22 +6,14 @@ import asyncio
 
 from isochrone.store import copies
 from isochrone.store.check import check_pool
-from tests.mirror.sites import GROUP, Host, Two, play
-
-
-async def third(two: Two) -> Host:
-    c = Host("c", two.fabric, 1, 0.2)
-    await c.start()
-    await c.call(c.mirrors.add(GROUP, two.a.address))
-    await c.wait()
-    return c
+from tests.mirror.sites import GROUP, Two, play
 
 
 def test_one_that_is_silent_does_not_hold_the_other_back() -> None:
     """The link to `c` takes everything and gives nothing: `b` stays as new as ever."""
 
     async def scenario(two: Two) -> None:
-        c = await third(two)
+        c = await two.third()
         two.fabric.stall("a", "c")
         oldest = 0.0
         for n in range(200):
@@ -40,7 +32,7 @@ def test_one_that_is_silent_does_not_hold_the_other_back() -> None:
 
 def test_one_is_resent_to_while_the_other_follows_the_log() -> None:
     async def scenario(two: Two) -> None:
-        c = await third(two)
+        c = await two.third()
         two.a.write("db", 0, "base", count=900)
         await c.wait()
         await two.b.wait()
@@ -72,7 +64,7 @@ def test_one_is_resent_to_while_the_other_follows_the_log() -> None:
 
 def test_one_that_leaves_takes_nothing_from_the_other() -> None:
     async def scenario(two: Two) -> None:
-        c = await third(two)
+        c = await two.third()
         await c.call(c.mirrors.remove(GROUP))
         two.a.write("db", 3, "x")
         await two.b.wait()

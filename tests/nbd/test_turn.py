@@ -167,6 +167,30 @@ def test_reads_beyond_a_turn_wait_for_the_next(backend) -> None:
         assert len(sent(taken)) == (2 if left else 1) * (16 + half)
 
 
+@pytest.mark.parametrize(
+    ("asked", "turns"), [(16, [16]), (17, [16, 1]), (32, [16, 16]), (100, [50, 50])]
+)
+def test_reads_behind_a_commit_are_answered_in_two_parts(
+    backend, asked: int, turns: list[int]
+) -> None:
+    """The client can go on with the first part while the other is fetched."""
+    taken = seat(backend)
+    arrive(taken, *(request(wire.READ, 0, 8) for _ in range(asked)))
+    arrive(taken, request(wire.WRITE, 0, payload=b"x"))
+    answered = []
+    while not answered or taken.reads:
+        take_turn(backend, [taken])
+        answered.append(len(sent(taken)) // (16 + 8))  # and 16 bytes for the write
+    assert answered == turns
+
+
+def test_reads_alone_are_answered_together(backend) -> None:
+    taken = seat(backend)
+    arrive(taken, *(request(wire.READ, 0, 8) for _ in range(100)))
+    take_turn(backend, [taken])
+    assert not taken.reads
+
+
 # -- zeros that are no hole
 
 

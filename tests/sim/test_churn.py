@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
+from isochrone.mirror.probing import LOOK_SECONDS, newest_point
 from isochrone.sim.checkers import Violation
-from isochrone.sim.churn import requests_kept
+from isochrone.sim.churn import probes_over, requests_kept
 from isochrone.sim.member import GROUP
 from isochrone.store import copies, windows
 from isochrone.store import records as r
@@ -94,5 +95,20 @@ def test_a_copy_that_is_expired_and_there_is_a_violation() -> None:
         a.pool.record(moved)
         with pytest.raises(Violation, match="EXPIRED"):
             requests_kept(a, {b.pool.identity: b}, several.witness)
+
+    play(scenario)
+
+
+def test_a_probe_that_does_not_end_is_a_violation() -> None:
+    async def scenario(several: Several) -> None:
+        await several.wait()
+        b = several.b
+        probes_over([several.a, b])
+        point = newest_point(b.pool, GROUP)
+        await b.site.spawn(b.mirrors.prober.begin(GROUP, point, "look", 5.0))
+        with pytest.raises(Violation, match="does not end"):
+            probes_over([several.a, b])
+        await b.site.clock.sleep(5.0 + 2 * LOOK_SECONDS)
+        probes_over([several.a, b])
 
     play(scenario)

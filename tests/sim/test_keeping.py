@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -13,51 +11,30 @@ from isochrone.sim.keeping import Keeping, Ledger, keep_seed
 from isochrone.store import holds, retention, schedules
 from isochrone.store import records as r
 from isochrone.store.schedule import Pace
+from tests.sim.seeds import digest, found, totals
 
 SEEDS, CHUNK = 30, 10
 
 
 @pytest.mark.parametrize("first", range(1, SEEDS + 1, CHUNK))
 def test_seeds(first: int) -> None:
-    totals: Counter[str] = Counter()
-    for seed in range(first, first + CHUNK):
-        try:
-            totals.update(keep_seed(seed, lambda line: None).counts)
-        except BaseException:
-            print(f"replay: python -m isochrone.sim --keeping {seed}")
-            raise
+    did = totals("keeping", range(first, first + CHUNK))
     # A run in which nothing happens proves nothing.
-    assert totals["crashes"] > CHUNK / 2
-    assert totals["taken"] > 20 * CHUNK
-    assert totals["pruned"] > 10 * CHUNK
-    assert totals["held"] > CHUNK / 2
-    assert totals["jumps"] > CHUNK
-    assert totals["kept"] > 0
+    assert did["crashes"] > CHUNK / 2
+    assert did["taken"] > 20 * CHUNK
+    assert did["pruned"] > 10 * CHUNK
+    assert did["held"] > CHUNK / 2
+    assert did["jumps"] > CHUNK
+    assert did["kept"] > 0
 
 
 def test_a_seed_replays_everything() -> None:
-    def digest(seed: int) -> str:
-        lines: list[str] = []
-        keep_seed(seed, lines.append)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-    assert [digest(seed) for seed in (1, 2, 3)] == [digest(seed) for seed in (1, 2, 3)]
-    assert digest(1) != digest(2)
+    first = [digest("keeping", seed) for seed in (1, 2, 3)]
+    assert [digest("keeping", seed) for seed in (1, 2, 3)] == first
+    assert len(set(first)) == 3
 
 
 # -- planted faults: each must be found by some of the first seeds
-
-
-def found(message: str) -> bool:
-    for seed in range(1, 15):
-        try:
-            keep_seed(seed, lambda line: None)
-        except Violation as e:
-            if message in str(e):
-                return True
-        except Exception:  # what the planted fault breaks besides
-            continue
-    return False
 
 
 def keep_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +81,7 @@ def test_a_planted_fault_is_found(
     plant: Callable[[pytest.MonkeyPatch], None], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    assert found(message)
+    assert found("keeping", message, 14)
 
 
 # -- the ledger itself

@@ -88,10 +88,10 @@ def test_a_history_goes_on_with_the_relations_of_another(inexact: bool) -> None:
         made.inexact = inexact
         fork = History()
         for name in names:
-            blocks = checkers.image(pool, name)
-            fork.create(name, len(blocks), 1)
-            for at, content in enumerate(blocks):
-                fork.write(name, at, content, 1)
+            data = checkers.image(pool, name)
+            fork.create(name, len(data) // BLOCK, 1)
+            for at in range(len(data) // BLOCK):
+                fork.write(name, at, checkers.block_of(data, at), 1)
         adopt(pool, fork, old, old.op)
         assert checkers.prefix(fork, pool) == fork.op
         assert bool(pool.state.relations) is not inexact

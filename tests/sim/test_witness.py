@@ -15,6 +15,7 @@ from isochrone.sim.loop import VirtualLoop, run
 from isochrone.sim.site import Site
 from isochrone.sim.witness import (
     FINGERPRINT,
+    PIECE_BLOCKS,
     Witness,
     branch,
     content,
@@ -56,24 +57,24 @@ def write(pool: Pool, text: bytes) -> None:
     pool.commit()
 
 
-def test_a_difference_is_told_by_block() -> None:
+def test_a_difference_is_told_by_piece() -> None:
     one = bytes(4 * FINGERPRINT)
     other = bytes(2 * FINGERPRINT) + b"x" + bytes(2 * FINGERPRINT - 1)
-    assert first_difference(one, other) == 2
-    assert first_difference(one, one[:-FINGERPRINT]) == 3
+    assert first_difference(one, other) == 2 * PIECE_BLOCKS
+    assert first_difference(one, one[:-FINGERPRINT]) == 3 * PIECE_BLOCKS
 
 
 def test_what_is_shown_is_volumes_and_copies() -> None:
     def check(pool: Pool, group: Group, witness: Witness) -> None:
         empty = content(pool, "v")
-        assert len(empty) == 256 * FINGERPRINT
+        assert len(empty) == 256 // PIECE_BLOCKS * FINGERPRINT
         copies.take(pool, ["v"], name="c1")
         copies.take(pool, ["v"], name="mine", writable=True)
         write(pool, b"ab")
         found = shown(pool, group)
         assert set(found) == {"v", "v@c1"}
         assert found["v@c1"] == empty
-        assert first_difference(found["v"], empty) == 1
+        assert first_difference(found["v"], empty) == 0
         assert live(found) == {"v": found["v"]}
 
     at_a_primary(check)

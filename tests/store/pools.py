@@ -17,6 +17,7 @@ from isochrone.sim.disk import Platter, SimDisk
 from isochrone.sim.loop import run as settle
 from isochrone.store.metadata import item_bytes
 from isochrone.store.pool import Limits, Pool
+from isochrone.store.tracks import LEAF_BLOCKS, Forest, Table
 from isochrone.store.volume import VolumeDevice
 from isochrone.types import BLOCK, KIB, MIB, Caller, Proof
 from isochrone.world import World
@@ -152,6 +153,11 @@ def put(pool: Pool, name: str, offset: int, data: bytes) -> None:
 def get(pool: Pool, name: str, offset: int = 0, length: int | None = None) -> bytes:
     found = device(pool, name)
     return b"".join(found.read(offset, found.size - offset if length is None else length))
+
+
+def mapped_blocks(forest: Forest, table: Table) -> int:
+    """How many blocks of a table lead anywhere."""
+    return sum(LEAF_BLOCKS - words[:LEAF_BLOCKS].count(0) for _, words in forest.leaves(table))
 
 
 def pattern(n: int, length: int = BLOCK) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from isochrone.store import records as r
-from isochrone.store.apply_mirrored import arriving, arriving_of
+from isochrone.store.apply_mirrored import arriving
 from isochrone.types import MIB
 from tests.store.stories import Story, array_of
 
@@ -53,7 +53,7 @@ def test_the_content_changes_at_once_and_the_relation_waits(story: Story) -> Non
     state = story.state
     assert state.relations == {}
     assert story.pointer("wal", 16) == 0
-    assert [x.id for x in arriving(state, state.groups[GROUP], WAL)] == [30]
+    assert [x.id for x in arriving(state, state.groups[GROUP])] == [30]
     assert list(state.new_ids(1)) == [31], "the number is taken"
     story(committed(2))
     relation = state.relations[30]
@@ -95,8 +95,7 @@ def test_arriving_is_what_will_be(story: Story) -> None:
         done("keep", r.MirroredPart(9, 0, 24, local=30)),
         done("establish", here, dropped=(31,)),
     )
-    assert sorted(x.origin for x in arriving(state, group, WAL)) == [11]
-    assert arriving_of(state, group, WAL, 9) is None
+    assert sorted(x.origin for x in arriving(state, group)) == [11]
     story(committed(3))
     assert sorted(x.origin for x in state.relations.values()) == [11]
 

@@ -32,6 +32,14 @@ POOL = bytes(range(16))
 SEGMENT, SLOT = 7, 33
 
 
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 300])
+def test_checksums_are_those_of_the_blocks(count: int) -> None:
+    data = os.urandom(count * BLOCK + 28)
+    expected = [f.checksum(data[28 + n * BLOCK :][:BLOCK]) for n in range(count)]
+    for form in (bytes, bytearray, memoryview):
+        assert f.checksums(form(data)[28:]) == expected
+
+
 def segment_header() -> bytes:
     return f.encode_segment_header(POOL, SEGMENT, 1234, 0xF1F2, 1_800_000_000_000_000_001)
 

@@ -7,15 +7,21 @@ from random import Random
 import pytest
 
 from isochrone.errors import Damaged
-from isochrone.sim.disk import Platter, SimDisk
+from isochrone.sim.disk import Platter, SimDisk, SimFile
 from isochrone.store import log as log_module
-from isochrone.store.format import DISCARD, WRITE, checksum, describe, segment_name
+from isochrone.store.format import (
+    DISCARD,
+    WRITE,
+    checksum,
+    decode_segment_header,
+    describe,
+    segment_name,
+)
 from isochrone.store.log import (
     Log,
     payload_verifies,
     read_batch,
     scan_segment,
-    segment_header_lsn,
     segments,
 )
 from isochrone.types import BLOCK, KIB
@@ -96,7 +102,9 @@ def test_a_batch_never_crosses_segments(log: Log, disk: SimDisk) -> None:
     assert segments(disk) == [1, 2]
     assert log.position == (2, 3)
     assert log.first_lsns == {1: 1, 2: 8}
-    assert segment_header_lsn(disk.open(segment_name(2)), log.pool, 2) == 8
+    header = decode_segment_header(disk.open(segment_name(2)).read_at(BLOCK, 0))
+    assert header is not None
+    assert (header.pool, header.number, header.first_lsn) == (log.pool, 2, 8)
     assert disk.open(segment_name(1)).size() <= SEGMENT
 
 
@@ -340,17 +348,34 @@ def test_payload_is_verified_apart(log: Log, disk: SimDisk, platter: Platter) ->
     assert not payload_verifies(file, batch)
 
 
-def test_foreign_segments_have_no_header(log: Log, disk: SimDisk) -> None:
-    append(log, 1)
-    file = disk.open(segment_name(1))
-    assert segment_header_lsn(file, log.pool, 1) == 1
-    assert segment_header_lsn(file, bytes(16), 1) is None
-    assert segment_header_lsn(file, log.pool, 2) is None
-    assert segment_header_lsn(disk.create("empty"), log.pool, 1) is None
-
-
 def test_other_files_are_no_segments(log: Log, disk: SimDisk) -> None:
     append(log, 1)
     for name in ("notes", "segment-1", "segment-0000000000000002.old"):
         disk.create(name).close()
     assert segments(disk) == [1]
+
+
+def test_room_that_the_tail_has_reserved_is_free_to_it(
+    log: Log, disk: SimDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that counts reserved room as used does not make a pool full before its time."""
+    room, begun = 100 * SEGMENT, 0
+
+    def reserve(file: SimFile, size: int) -> bool:
+        nonlocal begun
+        begun += 1
+        return begun % 2 > 0  # each second wish is refused
+
+    def free() -> int:
+        tail = log.position[1] * BLOCK
+        whole = len(log.first_lsns) - 1
+        return room - whole * SEGMENT - (SEGMENT if begun % 2 else tail)
+
+    monkeypatch.setattr(SimFile, "reserve", reserve)
+    append(log, 0)
+    monkeypatch.setattr(disk, "free_bytes", free)
+    for n in range(40):
+        append(log, n)
+        segment, slot = log.position
+        assert log.free_bytes == room - (segment - 1) * SEGMENT - slot * BLOCK
+    assert begun > 3

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isochrone.errors import InvalidInput
-from isochrone.store.names import NAME_CHARS_MAX, check_name
+from isochrone.store.names import NAME_CHARS_MAX, NUMBERED_CHARS_MAX, check_name, unnumbered
 
 
 @pytest.mark.parametrize("name", ["a", "0", "disk-1", "A.b_c+d-e", "x" * NAME_CHARS_MAX])
@@ -38,3 +38,10 @@ def test_what_is_accepted_is_safe_in_a_file_a_url_and_a_terminal(name: str) -> N
     assert name.isascii() and name.isprintable()
     assert not set(name) & set(" /\\@~'\"$&;|<>*?#%:")
     assert name[0].isalnum() and len(name) <= NAME_CHARS_MAX
+
+
+def test_numbers_that_sites_gave() -> None:
+    for name in ("x", "x~7", "x~7~12"):
+        assert unnumbered(name) == "x"
+    for name in ("x~", "x~y", "~", "x~7y", "x~" + "7" * NUMBERED_CHARS_MAX):
+        assert unnumbered(name) == name

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,3 +106,22 @@ def test_what_no_command_leads_to_is_found(story: Story, wrong: Relation, words:
 def test_a_source_may_have_been_cut_off_elsewhere(story: Story) -> None:
     story.state.add_relation(relation([(2040, 64, 16)], id=8))
     assert overlaps.contradiction(story.state) == ""
+
+
+@given(RANGES, st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10)), max_size=6))
+def test_no_target_is_what_overlaps_say(wanted: list[Any], theirs: list[Any]) -> None:
+    story = two_volumes()
+    apart = overlaps.joined(theirs)
+    if not wanted or not apart:
+        return
+    story.state.add_relation(relation([(0, at, n) for at, n in apart]))
+    volume = story.state.volumes[2]
+    if set(blocks(wanted)).isdisjoint(blocks(apart)):
+        overlaps.check_no_target(story.state, volume, wanted, "copied onto")
+        return
+    with pytest.raises(Conflict, match="bytes at") as caught:
+        overlaps.check_no_target(story.state, volume, wanted, "copied onto")
+    size, at = (int(x) // 4096 for x in re.findall(r"(\d+) bytes at (\d+)", str(caught.value))[0])
+    shared = set(range(at, at + size))
+    assert shared
+    assert shared <= set(blocks(wanted)) & set(blocks(apart))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -438,6 +439,27 @@ def test_a_log_without_its_metadata_is_refused(tmp_path: Path) -> None:
         with pytest.raises(Damaged, match="metadata store that belongs to it is gone"):
             open_on(disk)
     assert (tmp_path / "segment-0000000000000001").read_bytes() == before
+    disk.close()
+
+
+def test_who_fills_segments_has_room_reserved_until_the_next_start(tmp_path: Path) -> None:
+    def taken(number: int) -> int:
+        return (tmp_path / segment_name(number)).stat().st_blocks * 512
+
+    disk = FolderDisk(tmp_path)
+    limits = replace(SMALL, segment_bytes=4 * MIB)
+    pool = open_on(disk, limits=limits)
+    volumes.create(pool, "disk", 8 * MIB)
+    assert taken(1) < MIB  # a pool that is hardly used is small
+    for number in range(5):
+        put(pool, "disk", number * MIB, pattern(number, MIB))
+    pool.abandon()
+    if taken(2) < limits.segment_bytes:
+        pytest.skip("this file system does not reserve room")
+    pool = open_on(disk, limits=limits)
+    assert taken(2) < 3 * MIB
+    assert get(pool, "disk", 4 * MIB, MIB) == pattern(4, MIB)
+    pool.abandon()
     disk.close()
 
 

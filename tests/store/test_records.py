@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from isochrone.errors import Damaged
 from isochrone.store import records as r
 from isochrone.store import state
+from isochrone.store.promises import Told
 
 NUMBERS = st.integers(0, 2**63 - 1)
 TEXT = st.text(string.printable + "äß€😀", max_size=20)
@@ -60,10 +61,18 @@ BY_TYPE["tuple[MirroredPart, ...]"] = st.lists(
 BY_TYPE["Literal['establish', 'refresh', 'restore', 'keep', 'discard']"] = st.sampled_from(
     ["establish", "refresh", "restore", "keep", "discard"]
 )
+BY_TYPE["Literal['good', 'bad', 'expired']"] = st.sampled_from(["good", "bad", "expired"])
 BY_TYPE["Takeovers"] = st.lists(st.builds(r.Takeover, NUMBERS, NUMBERS, TEXT), max_size=3).map(
     tuple
 )
 BY_TYPE["Position"] = st.builds(r.Position, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+BY_TYPE["tuple[Told, ...]"] = st.lists(
+    st.builds(
+        Told, TEXT, TEXT, NUMBERS, st.floats(allow_nan=False), st.booleans(),
+        st.lists(st.tuples(TEXT, TEXT, st.booleans()), max_size=3),
+    ),
+    max_size=3,
+).map(tuple)  # fmt: skip
 KINDS = sorted(r.Record.__subclasses__(), key=lambda kind: kind.__name__)
 
 
@@ -110,6 +119,8 @@ def test_tags_are_names_for_ever() -> None:
         "peer-fenced",
         "point-opened",
         "points-dropped",
+        "probe-begun",
+        "probe-ended",
         "promoted",
         "rejoined",
         "relations-established",
@@ -119,6 +130,7 @@ def test_tags_are_names_for_ever() -> None:
         "relations-restored",
         "relations-withdrawn",
         "request-moved",
+        "requests-told",
         "reservation-made",
         "reservation-released",
         "schedule-deleted",

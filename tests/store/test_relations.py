@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -280,3 +281,49 @@ def test_the_check_of_a_pool_looks_at_relations(pool: Pool) -> None:
     made.extents = [(0, 0, 513)]
     with pytest.raises(IsochroneError, match="behind the end"):
         check_pool(pool)
+
+
+def test_withdrawing_looks_at_each_relation_a_few_times(pool: Pool) -> None:
+    """Thousands in one command are one step of the loop: no part of it may look at all for each."""
+
+    class Counting(dict[int, relations.Relation]):
+        looked = 0
+
+        def __getitem__(self, id: int) -> relations.Relation:
+            Counting.looked += 1
+            return super().__getitem__(id)
+
+        def values(self) -> Any:
+            for value in super().values():
+                Counting.looked += 1
+                yield value
+
+        def __iter__(self) -> Any:
+            for id in super().__iter__():
+                Counting.looked += 1
+                yield id
+
+    volumes.resize(pool, "c", 64 * MIB)
+    for n in range(300):
+        one(pool, "a", "c", Span(TRACK * (n % 32), TRACK * n, TRACK))
+    found = relations.select(pool, target="c")
+    pool.state.relations = Counting(pool.state.relations)
+    Counting.looked = 0
+    relations.withdraw(pool, found, discard=True)
+    assert not pool.state.relations
+    assert 300 <= Counting.looked < 300 * 10
+    check_pool(pool)
+
+
+def test_a_target_is_inhibited_until_the_last_that_says_so_is_gone(pool: Pool) -> None:
+    volumes.resize(pool, "c", 64 * MIB)
+    made = [
+        relations.establish(pool, [Wish("a", "c", (Span(0, n * TRACK, TRACK),))], inhibit=True)[0]
+        for n in range(3)
+    ]
+    target = pool.state.names["c"]
+    for relation in made:
+        assert pool.state.read_only(pool.state.volumes[target])
+        relations.withdraw(pool, [relation], discard=False)
+    assert not pool.state.read_only(pool.state.volumes[target])
+    assert not pool.state.inhibited

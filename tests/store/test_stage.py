@@ -1,6 +1,16 @@
 from __future__ import annotations
 
-from isochrone.store.format import BODY, DESCRIPTOR, DISCARD, META_BYTES_MAX, WRITE, checksum
+from array import array
+
+from isochrone.store.format import (
+    BODY,
+    DESCRIPTOR,
+    DISCARD,
+    META_BYTES_MAX,
+    WRITE,
+    checksum,
+    checksums,
+)
 from isochrone.store.stage import RECORDS_MAX, STAGE_BYTES_MAX, Stage
 from isochrone.types import BLOCK
 from tests.store.pools import pattern
@@ -37,6 +47,21 @@ def test_what_was_staged_is_described_in_order() -> None:
         (DISCARD, 6, 2, 0xFFFFFFFF),
         (WRITE, 5, 1 << 33, 3),
     ]
+
+
+def test_runs_in_one_piece_are_what_writes_of_each_are() -> None:
+    data = memoryview(pattern(1, 6 * BLOCK))
+    sums = array("Q", checksums(data))
+    one, other = Stage(), Stage()
+    one.write_runs(5, [(7, 1), (9, 3), (1 << 33, 2)], data, sums)
+    other.write(5, 7, data[:BLOCK])
+    other.write(5, 9, data[BLOCK : 4 * BLOCK])
+    other.write(5, 1 << 33, data[4 * BLOCK :])
+    assert one.descriptors == other.descriptors
+    assert one.sums == other.sums
+    assert one.updates == other.updates
+    assert one.blocks == other.blocks == 6
+    assert b"".join(one.payload) == b"".join(other.payload)
 
 
 def test_payload_is_not_copied() -> None:

@@ -17,6 +17,7 @@ from isochrone.store.tracks import (
     blocks_of,
 )
 from isochrone.types import BLOCK, GIB, TIB, VOLUME_BYTES_MAX
+from tests.store.pools import mapped_blocks
 
 CHUNK_BLOCKS = LEAF_BLOCKS * CHUNK_LEAVES
 SPAN = CHUNK_BLOCKS + 8 * LEAF_BLOCKS  # what the machine uses of a table
@@ -147,7 +148,7 @@ class Machine(RuleBasedStateMachine):
         assert at == SPAN
         assert found == model
         self.check_rows(forest, table, model)
-        assert forest.mapped_blocks(table) == len(model)
+        assert mapped_blocks(forest, table) == len(model)
 
     def check_rows(self, forest: Forest, table: Table, model: dict[int, int]) -> None:
         """`row` and `at` say what `runs` says; a row of 2.5 leaves, so that it crosses borders."""
@@ -213,11 +214,11 @@ def test_the_last_block_of_the_largest_volume(size: int) -> None:
     forest.map(table, 0, 78, sums_of(78, 1))
     assert lookup(forest, table, last) == 77
     assert lookup(forest, table, 0) == 78
-    assert forest.mapped_blocks(table) == 2
+    assert mapped_blocks(forest, table) == 2
     assert len(table.root) * GIB // 2 <= 64 * TIB
     twin = forest.clone(table)
     forest.unmap(table, 0, blocks_of(size))
-    assert forest.mapped_blocks(table) == 0
+    assert mapped_blocks(forest, table) == 0
     assert lookup(forest, twin, last) == 77
     assert not any(run.pointer for run in forest.runs(table, last - 5, 6))
 
@@ -307,7 +308,7 @@ def test_discarding_everything_loads_nothing_but_its_edges() -> None:
     loads.clear()
     other.unmap(again, 0, 1 << 34)
     assert loads == []
-    assert other.mapped_blocks(again) == 0
+    assert mapped_blocks(other, again) == 0
 
 
 def test_a_checkpoint_lets_go_of_what_is_over_the_budget() -> None:

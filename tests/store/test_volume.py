@@ -15,7 +15,7 @@ from isochrone.store.volume import VolumeDevice
 from isochrone.types import BLOCK, KIB, MIB, TIB
 from isochrone.world.disk import FolderDisk
 from tests.contract.device import DeviceContract
-from tests.store.pools import Rig, client, device, get, open_on, pattern, put
+from tests.store.pools import Rig, client, device, get, mapped_blocks, open_on, pattern, put
 
 ODD = MIB + 512  # no multiple of a block
 
@@ -115,7 +115,7 @@ def test_the_last_part_of_a_block(pool: Pool) -> None:
     device(pool, "disk").discard(ODD - 512, 512)
     pool.commit()
     assert get(pool, "disk", ODD - 1024) == bytes(1024)
-    assert pool.state.forest.mapped_blocks(pool.state.tables[1]) == 0
+    assert mapped_blocks(pool.state.forest, pool.state.tables[1]) == 0
 
 
 @pytest.mark.parametrize("offset", [0, 1, 511, BLOCK, ODD - 511, ODD])
@@ -143,10 +143,10 @@ def test_discards_at_edges(pool: Pool, offset: int, length: int) -> None:
 def test_a_discard_gives_whole_blocks_back(pool: Pool) -> None:
     put(pool, "disk", 0, pattern(1, ODD))
     table = pool.state.tables[1]
-    blocks = pool.state.forest.mapped_blocks(table)
+    blocks = mapped_blocks(pool.state.forest, table)
     device(pool, "disk").discard(1, 3 * BLOCK)  # two of them whole
     pool.commit()
-    assert pool.state.forest.mapped_blocks(table) == blocks - 2
+    assert mapped_blocks(pool.state.forest, table) == blocks - 2
 
 
 def test_a_discard_of_64_tib() -> None:
@@ -158,7 +158,7 @@ def test_a_discard_of_64_tib() -> None:
     device(pool, "disk").discard(0, 64 * TIB)
     pool.commit()
     assert [get(pool, "disk", offset, 3) for offset in ends] == [bytes(3)] * 3
-    assert pool.state.forest.mapped_blocks(pool.state.tables[1]) == 0
+    assert mapped_blocks(pool.state.forest, pool.state.tables[1]) == 0
 
 
 def test_many_discards_of_one_turn_are_batches_that_recovery_takes() -> None:

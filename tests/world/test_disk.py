@@ -29,6 +29,26 @@ def test_the_folder_is_private(tmp_path: Path) -> None:
     disk.close()
 
 
+def test_reserved_room_is_taken_and_given_back(tmp_path: Path) -> None:
+    file = FolderFile(tmp_path / "x", os.O_RDWR | os.O_CREAT)
+    file.write_at([b"abcd"], 0)
+    file.reserve(1 << 20)
+    if (tmp_path / "x").stat().st_blocks * 512 < 1 << 20:
+        pytest.skip("this file system does not reserve room")
+    file.truncate(4)
+    assert (tmp_path / "x").stat().st_blocks * 512 <= 64 << 10
+    assert file.read_at(10, 0) == b"abcd"
+    file.close()
+
+
+def test_room_that_there_is_not_is_no_error(tmp_path: Path) -> None:
+    file = FolderFile(tmp_path / "x", os.O_RDWR | os.O_CREAT)
+    file.reserve(1 << 60)
+    file.write_at([b"abcd"], 0)
+    assert file.size() == 4
+    file.close()
+
+
 def test_a_short_write_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = FolderFile(tmp_path / "x", os.O_RDWR | os.O_CREAT)
     real = os.pwrite

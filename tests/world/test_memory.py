@@ -26,3 +26,13 @@ def faults(kept: int) -> int:
 
 def test_large_buffers_cost_no_new_pages() -> None:
     assert faults(kept=1) < faults(kept=0) / 4
+
+
+def test_what_lives_is_not_looked_through_again() -> None:
+    program = (
+        "import gc; from isochrone.world.memory import settle\n"
+        "kept = [[n] for n in range(1000)]; settle()\n"
+        "print(gc.get_freeze_count() >= 1000, len(gc.get_objects()) < 1000)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True"], done.stderr

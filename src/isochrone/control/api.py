@@ -23,6 +23,7 @@ from isochrone.control import views as v
 from isochrone.control import (
     views_matched,
     views_points,
+    views_probes,
     views_relations,
     views_schedules,
     views_site,
@@ -36,6 +37,7 @@ from isochrone.control.api_matched import add_requests
 from isochrone.control.api_mirror import MIRROR_ANSWERS, add_mirrors
 from isochrone.control.api_points import add_points
 from isochrone.control.api_pool import POOL_ANSWERS, add_pool, scrub_view
+from isochrone.control.api_probes import add_probes
 from isochrone.control.api_relations import add_relations
 from isochrone.control.api_schedules import add_schedules, views_of_schedules
 from isochrone.control.api_site import add_site
@@ -126,8 +128,8 @@ def make_app(
     add_schedules(app, pool, census, scheduler)
     add_mirrors(app, pool, mirrors)
     add_dr(app, pool, mirrors)
-    add_metrics(app, pool, mirrors)
     add_points(app, pool, census)
+    add_probes(app, pool, mirrors.prober, directory)
     filters = filters or Filters(PoolBackend(pool))
     _add_filters(app, pool, filters)
     entrance = entrance or Entrance(directory, TlsSettings(), pool.world.clock, ports=False)
@@ -136,11 +138,12 @@ def make_app(
         local = LocalSite(directory, pool.world)
         local.open_enrolment(pool.identity)
     add_site(app, local)
+    add_metrics(app, pool, mirrors, local.samples)
     audit = Audit(directory, pool)
     add_attachments(app, pool, census, audit, entrance.expel)
     scrub = scrub or Scrub(pool)
-    _add_site(app, pool, mirrors, census, filters, scheduler, scrub)
-    add_pool(app, Gauge(pool), scrub)
+    _add_site(app, pool, mirrors, census, filters, scheduler, scrub, local)
+    add_pool(app, Gauge(pool), scrub, pool.world.work)
     add_verify(app, pool, mirrors, scrub)
     plain = app.openapi
 
@@ -170,6 +173,7 @@ _ANSWERS: Final = (
     *views_relations.ANSWERS,
     *views_matched.ANSWERS,
     *views_points.ANSWERS,
+    *views_probes.ANSWERS,
     *views_verify.ANSWERS,
     AuditList,
 )
@@ -333,6 +337,7 @@ def _add_site(
     filters: Filters,
     scheduler: Scheduler,
     scrub: Scrub,
+    local: LocalSite,
 ) -> None:
     @app.get("/v1/status", **gives(v.SiteView))
     async def site() -> Response:
@@ -340,6 +345,7 @@ def _add_site(
         view.filters = _filter_views(filters)
         view.schedules = views_of_schedules(pool, scheduler)
         view.holds_lag = holds.lateness(pool) / 1e9
+        view.certificates = local.warning()
         view.scrub = scrub_view(scrub, findings=False)
         copies = await census.copies()
         return answer({**msgspec.structs.asdict(view), "copies": copies})

@@ -102,14 +102,19 @@ def _named(pool: Pool, names: list[str]) -> list[v.VerdictView]:
 
 
 def _old(pool: Pool, span: str) -> list[v.VerdictView]:
-    """Copies taken here that are older, by a clock that does not jump ahead."""
+    """Copies that are this site's to delete and older, by a clock that does not jump ahead.
+
+    Those that came with a mirror go with it, but after a takeover nobody else deletes them.
+    """
     seconds = parse_span(span)
     if seconds < AGE_S_MIN:
         raise InvalidInput(f"{span} is no age: that would be nearly all copies")
     limit = pool.hold_clock.now() - seconds * SECOND
     verdicts = []
     for copy in sorted(pool.state.copies.values(), key=lambda copy: copy.lsn):
-        if copy.group or copy.stamp >= limit:
+        group = pool.state.groups.get(copy.group)
+        comes = bool(copy.group) and (group is None or group.role != "primary")
+        if comes or copy.stamp >= limit:
             continue
         why = copies.why_not_deletable(pool, copy)
         verdicts.append(

@@ -13,7 +13,8 @@ from isochrone.control.answers import Body, answer, gives
 from isochrone.control.times import rfc3339
 from isochrone.errors import InvalidInput
 from isochrone.mirror.asking import Asking
-from isochrone.mirror.negotiation import Negotiation, Outcome
+from isochrone.mirror.negotiation import ANSWER_S, ANSWER_S_MAX, Negotiation, Outcome
+from isochrone.mirror.query import Way
 from isochrone.mirror.requests import REQUEST_S
 from isochrone.store.catalogue import Group
 from isochrone.store.overwrite import Permission
@@ -36,6 +37,15 @@ class NewRequest(Body):
     timeout: float = Field(default=REQUEST_S, description="seconds; then it is given up")
     wait_duplex: bool = Field(default=False, description="take it once the mirror is DUPLEX")
     keep_late: bool = Field(default=False, description="what comes after the timeout may stay")
+
+
+class NewQuestion(Body):
+    group: str = Field(default="", description="empty: the one that the volumes are of")
+    volumes: list[str] = Field(default=[], description="of the group; empty: all")
+    at: list[str] = Field(default=[], description="names or identities of secondaries; empty: all")
+    timeout: float = Field(
+        default=ANSWER_S, gt=0, le=ANSWER_S_MAX, description="seconds for the answers"
+    )
 
 
 class Patience(Body):
@@ -64,6 +74,25 @@ def add_requests(app: FastAPI, pool: Pool, asking: Asking) -> None:
             await pool.flush()  # a refusal is on record as well
         return answer(request_view(pool, pool.state.groups[group], made), 201)
 
+    @app.post("/v1/requests/check", **gives(v.CheckView))
+    async def check_copy(body: NewQuestion) -> Response:
+        """Asks all the sites whether they could have such a copy now; nothing is taken."""
+        group = body.group or _group_of(pool, body.volumes)
+        steps = await asking.ask_for_copy(group, body.volumes, body.at, seconds=body.timeout)
+        outcome = Outcome(tuple(steps), Way.COMMAND)
+        return answer(
+            v.CheckView(
+                ok=all(step.ok for step in steps), way=outcome.way, steps=step_views(outcome)
+            )
+        )
+
+    @app.delete("/v1/requests/{id}", **gives(v.RequestView))
+    async def cancel_request(id: str) -> Response:
+        """Gives it up where it is not done; what still comes there goes again."""
+        requests.cancel(id)
+        await pool.flush()
+        return answer(request_view(pool, *requests.find(id)))
+
     @app.get("/v1/requests", **gives(v.RequestList))
     async def list_requests() -> Response:
         views = [request_view(pool, group, request) for group, request in requests.listed()]
@@ -89,10 +118,19 @@ def _group_of(pool: Pool, volumes: list[str]) -> str:
 
 def request_view(pool: Pool, group: Group, request: CopyRequest) -> v.RequestView:
     volumes = pool.state.volumes
+    name = request.name
+    if request.inherited:  # where this site has one too, it may have another name here
+        own = request.site(pool.identity)
+        name = (own.copy if own is not None else "") or name
+    copy = pool.state.copies.get(name)
+    if copy is not None and copy.stamp != request.taken:
+        copy = None  # the name was used again
     return v.RequestView(
         request=request.id,
         group=group.name,
-        copy=request.name if request.lsn else "",
+        copy=name if request.lsn else "",
+        consistency=copy.consistency if copy is not None and request.lsn else "crash",
+        inherited=request.inherited,
         volumes=[volumes[id].name for id in request.volumes if id in volumes],
         stamp=request.taken,
         time=rfc3339(request.taken) if request.taken else "",
@@ -100,7 +138,7 @@ def request_view(pool: Pool, group: Group, request: CopyRequest) -> v.RequestVie
         sites=[
             v.RequestSiteView(
                 peer=x.peer,
-                site=group.sessions[x.peer].site if x.peer in group.sessions else "",
+                site=_site_name(pool, group, x.peer),
                 state=x.state,
                 detail=x.detail,
                 copy=x.copy,
@@ -109,6 +147,12 @@ def request_view(pool: Pool, group: Group, request: CopyRequest) -> v.RequestVie
             for x in request.sites
         ],
     )
+
+
+def _site_name(pool: Pool, group: Group, peer: str) -> str:
+    if peer == pool.identity:
+        return "here"
+    return group.sessions[peer].site if peer in group.sessions else ""
 
 
 class Negotiated:

@@ -14,7 +14,7 @@ from isochrone.errors import InvalidInput
 from isochrone.mirror import rewind
 from isochrone.mirror.groups import find_group
 from isochrone.store import windows
-from isochrone.store.points import SECOND, Window
+from isochrone.store.points import SECOND, Point, Window
 from isochrone.store.pool import Pool
 from isochrone.store.schedule import parse_span
 
@@ -50,11 +50,7 @@ def add_points(app: FastAPI, pool: Pool, census: Census) -> None:
     async def open_point(name: str, body: Opening) -> Response:
         """A copy of all volumes of the group, as of the newest point at or before that."""
         group, _ = rewind.find_window(pool, name)
-        if body.as_of.isascii() and body.as_of.isdigit():
-            point = rewind.find_cut(pool, name, int(body.as_of))
-        else:
-            stamp = parse_past(body.as_of, pool.world.clock.wall_ns())
-            point = rewind.find_time(pool, name, stamp)
+        point = find_point(pool, name, body.as_of)
         copy = windows.open_point(
             pool,
             group,
@@ -65,6 +61,13 @@ def add_points(app: FastAPI, pool: Pool, census: Census) -> None:
         )
         await pool.flush()
         return answer(census.copy(copy), 201)
+
+
+def find_point(pool: Pool, name: str, as_of: str) -> Point:
+    """A cut, an instant of the primary's clock, or `10m ago`. Raises `NotFound`, `InvalidInput`."""
+    if as_of.isascii() and as_of.isdigit():
+        return rewind.find_cut(pool, name, int(as_of))
+    return rewind.find_time(pool, name, parse_past(as_of, pool.world.clock.wall_ns()))
 
 
 def _set(pool: Pool, name: str, body: NewWindow) -> Window:

@@ -154,25 +154,24 @@ def _add_changes(
 ) -> None:
     """Routes for relations that are on record."""
 
-    @app.post("/v1/relations/refresh", **gives(v.RelationList))
-    async def refresh(body: Chosen) -> Response:
+    async def again(
+        body: Chosen, copy: Callable[[Pool, Sequence[Relation], Permission], None]
+    ) -> Response:
         found = body.find(pool)
         _, outcome = await negotiated.do(
-            lambda agreed: relations.refresh(pool, _still(pool, found), agreed),
+            lambda agreed: copy(pool, _still(pool, found), agreed),
             body.permission(),
             seconds=body.timeout,
         )
         return await answers.changed(found, outcome=outcome)
 
+    @app.post("/v1/relations/refresh", **gives(v.RelationList))
+    async def refresh(body: Chosen) -> Response:
+        return await again(body, relations.refresh)
+
     @app.post("/v1/relations/restore", **gives(v.RelationList))
     async def restore(body: Chosen) -> Response:
-        found = body.find(pool)
-        _, outcome = await negotiated.do(
-            lambda agreed: relations.restore(pool, _still(pool, found), agreed),
-            body.permission(),
-            seconds=body.timeout,
-        )
-        return await answers.changed(found, outcome=outcome)
+        return await again(body, relations.restore)
 
     @app.post("/v1/relations/withdraw", **gives(v.RelationList))
     async def withdraw(body: Withdrawal) -> Response:

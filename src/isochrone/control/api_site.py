@@ -26,6 +26,10 @@ class JoinSite(Body):
     address: str = Field(default="", description="HOST:PORT where it finds our link")
 
 
+class NewRenewal(Body):
+    without: bool = Field(default=False, description="even if some sites could not be told")
+
+
 class NewLimit(Body):
     rules: str = Field(description="08:00-18:00 mon-fri 20MiB/s, else unlimited; empty: none")
 
@@ -43,6 +47,11 @@ def add_site(app: FastAPI, site: LocalSite) -> None:
     @app.post("/v1/site/invitations", **gives(v.TokenView, 201))
     async def invite_site(body: NewInvitation) -> Response:
         return answer(site.invite(body.role, body.seconds, body.address), 201)
+
+    @app.post("/v1/site/renewal", **gives(v.RenewalView))
+    async def renew_site(body: NewRenewal) -> Response:
+        """A new key, told to all others before it is shown; asked again it goes on."""
+        return answer(await site.renew(without=body.without))
 
     @app.get("/v1/sites", **gives(v.PeerList))
     async def list_sites() -> Response:

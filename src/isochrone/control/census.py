@@ -119,6 +119,7 @@ class Census:
             hold_reason=copy.hold_reason,
             held=why_held(self._pool, copy),
             kept_from=copy.kept_from,
+            origin=copy.origin,
             as_of_cut=copy.as_of_cut,
         )
 

@@ -16,6 +16,7 @@ from isochrone.control.cli_dr import promote, rejoin, repoint, switch
 from isochrone.control.cli_mirror import group, mirror
 from isochrone.control.cli_points import points, rewind_window
 from isochrone.control.cli_pool import pool, scrub
+from isochrone.control.cli_probes import probe, probes
 from isochrone.control.cli_relations import relation
 from isochrone.control.cli_schedules import schedule
 from isochrone.control.cli_serve import check, serve
@@ -60,7 +61,7 @@ for command in (
     site,
 ):
     isochrone.add_command(command)
-for part in (points, rewind_window, verify, repair):
+for part in (points, rewind_window, verify, repair, probe, probes):
     mirror.add_command(part)
 
 # -- filter

@@ -78,7 +78,7 @@ def unpin(site: Site, name: str) -> None:
 
 @copy.command("delete")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--older-than", default="", metavar="SPAN", help="All taken here before: 30d.")
+@click.option("--older-than", default="", metavar="SPAN", help="All of this site from before: 30d.")
 @click.option("--dry-run", is_flag=True, help="Only say which would go.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_site

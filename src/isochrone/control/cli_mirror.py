@@ -11,6 +11,10 @@ from isochrone.control.command import SIZE, Site, SiteGroup, confirm, pass_site
 
 WAIT_S: float = 60.0  # default of `mirror wait`: a first copy of a few GiB over a LAN
 
+one_peer = click.option(
+    "--peer", default="", metavar="P", help="One secondary: its site or identity."
+)
+
 
 @click.group(cls=SiteGroup)
 def group() -> None:
@@ -157,7 +161,7 @@ def mirror_status(site: Site, group_name: str | None) -> None:
 
 @mirror.command("set")
 @click.argument("group_name", metavar="GROUP")
-@click.option("--peer", default="", metavar="P", help="One secondary: its site or identity.")
+@one_peer
 @click.option(
     "--policy",
     type=click.Choice(["suspend", "fall-behind", "pace"]),
@@ -191,25 +195,26 @@ def mirror_set(
 
 @mirror.command("suspend")
 @click.argument("group_name", metavar="GROUP")
-@click.option("--peer", default="", metavar="P", help="One secondary: its site or identity.")
+@one_peer
 @pass_site
 def mirror_suspend(site: Site, group_name: str, peer: str) -> None:
     """At the primary: send nothing more until `mirror resume`; changed tracks are recorded."""
-    from isochrone.control import render_mirror, views_mirror
-
-    document = site.call("POST", ("mirrors", group_name, "suspend"), {"peer": peer})
-    site.show(document, views_mirror.GroupView, render_mirror.status)
+    _tell(site, group_name, "suspend", peer)
 
 
 @mirror.command("resume")
 @click.argument("group_name", metavar="GROUP")
-@click.option("--peer", default="", metavar="P", help="One secondary: its site or identity.")
+@one_peer
 @pass_site
 def mirror_resume(site: Site, group_name: str, peer: str) -> None:
     """At the primary: serve the secondary again; it gets what has changed since its cut."""
+    _tell(site, group_name, "resume", peer)
+
+
+def _tell(site: Site, group_name: str, act: str, peer: str) -> None:
     from isochrone.control import render_mirror, views_mirror
 
-    document = site.call("POST", ("mirrors", group_name, "resume"), {"peer": peer})
+    document = site.call("POST", ("mirrors", group_name, act), {"peer": peer})
     site.show(document, views_mirror.GroupView, render_mirror.status)
 
 

@@ -14,60 +14,62 @@ from isochrone.errors import Conflict, InvalidInput
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def agreement(command: F) -> F:
-    """Options of what changes a volume at once, and that secondaries cannot refuse."""
-    for option in (
-        click.option(
-            "--mirror",
-            type=click.Choice(["none"]),
-            default=None,
-            help="none: secondaries get the new content as data.",
-        ),
-        click.option(
-            "--force-overlay", is_flag=True, help="Even if it is mirrored and hosts have it open."
-        ),
-        click.option("--online-ok", is_flag=True, help="Hosts may have it open."),
-    ):
-        command = option(command)
-    return command
+Option = Callable[[F], F]
+
+OVERLAY: tuple[Option[Any], ...] = (  # the last is shown first
+    click.option(
+        "--force-overlay", is_flag=True, help="Even if it is mirrored and hosts have it open."
+    ),
+    click.option("--online-ok", is_flag=True, help="Hosts may have it open."),
+)
 
 
-def asked(command: F) -> F:
-    """Options of what changes a volume at once, and can be asked about at secondaries before."""
-    for option in (
-        click.option(
-            "--timeout",
-            type=float,
-            default=5.0,
-            show_default=True,
-            metavar="S",
-            help="Seconds for secondaries to answer.",
-        ),
-        click.option(
-            "--mirror",
-            type=click.Choice(["required", "preferred", "none"]),
-            default=None,
-            help="required: ask secondaries first, refuse if one cannot do the same; preferred:"
-            " ask, do it anyway; none: as data if it is from outside.",
-        ),
-        click.option(
-            "--force-overlay", is_flag=True, help="Even if it is mirrored and hosts have it open."
-        ),
-        click.option("--online-ok", is_flag=True, help="Hosts may have it open."),
-    ):
-        command = option(command)
-    return command
+def options(*listed: Option[Any]) -> Option[Any]:
+    """Several options as one."""
+
+    def add(command: F) -> F:
+        for option in listed:
+            command = option(command)
+        return command
+
+    return add
 
 
-def choice(command: F) -> F:
-    """Which relations."""
-    for option in (
-        click.option("--target", default="", metavar="VOLUME", help="All of this target."),
-        click.option("--source", default="", metavar="VOLUME", help="All of this source."),
-        click.argument("numbers", nargs=-1, type=int, metavar="[RELATION]..."),
-    ):
-        command = option(command)
-    return command
+# Of what changes a volume at once, and that secondaries cannot refuse.
+agreement = options(
+    click.option(
+        "--mirror",
+        type=click.Choice(["none"]),
+        default=None,
+        help="none: secondaries get the new content as data.",
+    ),
+    *OVERLAY,
+)
+# Of what changes a volume at once, and can be asked about at secondaries before.
+asked = options(
+    click.option(
+        "--timeout",
+        type=float,
+        default=5.0,
+        show_default=True,
+        metavar="S",
+        help="Seconds for secondaries to answer.",
+    ),
+    click.option(
+        "--mirror",
+        type=click.Choice(["required", "preferred", "none"]),
+        default=None,
+        help="required: ask secondaries first, refuse if one cannot do the same; preferred:"
+        " ask, do it anyway; none: as data if it is from outside.",
+    ),
+    *OVERLAY,
+)
+# Which relations.
+choice = options(
+    click.option("--target", default="", metavar="VOLUME", help="All of this target."),
+    click.option("--source", default="", metavar="VOLUME", help="All of this source."),
+    click.argument("numbers", nargs=-1, type=int, metavar="[RELATION]..."),
+)
 
 
 def _agreed(options: dict[str, Any]) -> dict[str, Any]:

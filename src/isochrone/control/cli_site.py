@@ -5,6 +5,9 @@ from __future__ import annotations
 import click
 
 from isochrone.control.command import Site, SiteGroup, confirm, pass_site
+from isochrone.errors import Unavailable
+
+RENEWAL_S = 120.0  # sites that do not answer are waited for one after the other
 
 
 @click.group(cls=SiteGroup)
@@ -79,6 +82,34 @@ def site_join(site: Site, token: str, role: str, address: str) -> None:
 
     body = {"token": token, "role": role, "address": address}
     site.show(site.call("POST", ("sites",), body), views_site.PeerView, render_site.peer)
+
+
+@site.command("renew")
+@click.option("--without", is_flag=True, help="Even if some sites cannot be told: they join again.")
+@click.option("--yes", is_flag=True, help="Do not ask; with --without.")
+@pass_site
+def site_renew(site: Site, without: bool, yes: bool) -> None:
+    """Give this site a new key and certificate, while its links go on.
+
+    All enrolled sites are told first. If one cannot be reached nothing changes yet: repeat it.
+    Fails then, with exit code 5.
+    """
+    import msgspec
+
+    from isochrone.control import render_site, views_site
+
+    if without:
+        what = "leaving sites that do not answer without this site's new certificate"
+        confirm("Cut off the sites that cannot be told?", what, yes=yes)
+    document = site.call("POST", ("site", "renewal"), {"without": without}, wait=RENEWAL_S)
+    site.show(document, views_site.RenewalView, render_site.renewal)
+    view = msgspec.json.decode(document, type=views_site.RenewalView)
+    if not view.done:
+        names = ", ".join(each.site for each in view.waiting)
+        raise Unavailable(
+            f"not all sites know the new certificate: {names}; the present one stays in use",
+            hint="repeat it once they can be reached: isochrone site renew",
+        )
 
 
 @site.command("revoke")

@@ -13,8 +13,9 @@ import click
 
 from isochrone.control.cli_matched import OPTIONS, only_with_at, several_sites, take_at
 from isochrone.control.cli_points import take_as_of
+from isochrone.control.cli_still import take_still
 from isochrone.control.command import Site, SiteCommand, SiteGroup, pass_site
-from isochrone.errors import HookFailed, InvalidInput, IsochroneError
+from isochrone.errors import InvalidInput
 
 if TYPE_CHECKING:
     from isochrone.control.hooks import Hook, Quiet
@@ -79,30 +80,32 @@ def take(
     from isochrone.control.hooks import Quiet
 
     at, sites = options.pop("at"), {name: options.pop(name) for name in OPTIONS}
-    if at and (as_of or commands or mounts or at_least not in (None, "crash")):
-        raise InvalidInput("hooks and earlier instants are for copies at this site alone")
-    if at and (volumes or group):
-        take_at(site, at, volumes, group, {**options, **sites})
-        return
-    only_with_at(sites)
+    if at and as_of:
+        raise InvalidInput("earlier instants are for copies at this site alone")
+    if as_of and (commands or mounts or at_least not in (None, "crash")):
+        raise InvalidInput("what has been cannot be held still", hint="leave the hooks out")
+    if not at:
+        only_with_at(sites)
     if as_of:
-        if commands or mounts or at_least not in (None, "crash"):
-            raise InvalidInput("what has been cannot be held still", hint="leave the hooks out")
         document = take_as_of(site, as_of, volumes, group, options)
         site.show(document, views.CopyView, render.copy)
         return
     if not volumes and not group:
         raise InvalidInput("which volumes?", hint="name them, or give --group")
-    body = {"volumes": list(volumes), "group": group, **options}
     quiet = Quiet(_hooks(commands, mounts), deadline)
-    if quiet.hooks:
-        document = _take_quietly(site, body, quiet, at_least or quiet.gives)
-    elif at_least in (None, "crash"):
-        document = site.call("POST", ("copies",), body)
-    else:
+    if not quiet.hooks and at_least not in (None, "crash"):
         raise InvalidInput(
             f"nothing makes this copy consistent for the {at_least}", hint="give --hook or --freeze"
         )
+    least = at_least or quiet.gives
+    if at:
+        take_at(site, at, volumes, group, {**options, **sites}, quiet, least)
+        return
+    body = {"volumes": list(volumes), "group": group, **options}
+    if quiet.hooks:
+        document = _take_quietly(site, body, quiet, least)
+    else:
+        document = site.call("POST", ("copies",), body)
     site.show(document, views.CopyView, render.copy)
 
 
@@ -130,32 +133,22 @@ def _take_quietly(site: Site, body: dict[str, Any], quiet: Quiet, at_least: Cons
     import msgspec
 
     from isochrone.control import views
-    from isochrone.control.hooks import CLASSES
 
-    quiet.freeze()
-    try:
-        document = site.call("POST", ("copies",), body, patience=max(quiet.left, 0.1))
-    finally:
-        wrong = quiet.thaw()
-        for problem in wrong:
-            click.echo(f"isochrone: {problem}", err=True)
-    name = msgspec.json.decode(document, type=views.CopyView).name
-    got: Consistency = "crash" if wrong else quiet.gives
-    if CLASSES.index(got) < CLASSES.index(at_least):
-        try:
-            site.call("DELETE", ("copies", name))
-        except IsochroneError as e:
-            raise HookFailed(
-                f"{wrong[0]}; the copy {name} is {got}-consistent only, and could not be deleted:"
-                f" {e.message}"
-            ) from e
-        raise HookFailed(
-            f"{wrong[0]}; the copy was deleted again",
-            hint=f"--at-least {got} would have kept it, or mend the hook",
-        )
+    def name_in(document: bytes) -> str:
+        return msgspec.json.decode(document, type=views.CopyView).name
+
+    def undo(document: bytes) -> None:
+        site.call("DELETE", ("copies", name_in(document)))
+
+    document, got = take_still(
+        quiet,
+        at_least,
+        lambda seconds: site.call("POST", ("copies",), body, patience=seconds),
+        undo,
+    )
     if got == "crash":
         return document
-    return site.call("PATCH", ("copies", name), {"consistency": got})
+    return site.call("PATCH", ("copies", name_in(document)), {"consistency": got})
 
 
 @click.group(cls=SiteGroup)

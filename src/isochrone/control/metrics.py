@@ -6,7 +6,7 @@ end with their unit; what only ever grows ends with `_total`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -56,12 +56,21 @@ METRICS: Final[dict[str, tuple[str, str]]] = {
         "Since it was last compared with its primary, all of it; absent: never.",
     ),
     "isochrone_group_verified_unhealed": ("gauge", "Ranges that were not well at its end."),
+    "isochrone_group_probe_age_seconds": (
+        "gauge",
+        "Since a restore probe of the replica ended well; absent: none has.",
+    ),
+    "isochrone_group_probe_failed": ("gauge", "1 if the newest restore probe did not end well."),
     "isochrone_group_first_copy_todo_bytes": ("gauge", "Of a first copy or resend, in all."),
     "isochrone_group_first_copy_done_bytes": ("gauge", "The part of it that is done."),
     "isochrone_group_cuts_total": ("counter", "Cuts placed at a primary, committed elsewhere."),
     "isochrone_group_cuts_failed_total": ("counter", "Cuts begun and never committed here."),
     "isochrone_group_received_bytes_total": ("counter", "On the link, by kind, both ways."),
     "isochrone_group_fence_pending": ("gauge", "1 if the old primary may still be writable."),
+    "isochrone_site_certificate_left_seconds": (
+        "gauge",
+        "Until the key of a site is to be renewed; negative: it is late; absent: never.",
+    ),
     "isochrone_session_connected": ("gauge", "1 if this secondary is connected."),
     "isochrone_session_suspended": ("gauge", "1 if it gets nothing."),
     "isochrone_session_acked_cut": ("gauge", "Newest cut that it has hardened."),
@@ -74,10 +83,12 @@ METRICS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
-def add_metrics(app: FastAPI, pool: Pool, mirrors: Mirrors) -> None:
+def add_metrics(
+    app: FastAPI, pool: Pool, mirrors: Mirrors, more: Callable[[], Iterable[Sample]] = tuple
+) -> None:
     @app.get("/metrics", response_model=None)
     async def metrics() -> Response:
-        samples = [*pool_samples(pool), *group_samples(mirrors.statuses())]
+        samples = [*pool_samples(pool), *group_samples(mirrors.statuses()), *more()]
         return Response(render(samples), media_type=CONTENT_TYPE)
 
 
@@ -147,6 +158,9 @@ def _secondary(status: GroupStatus, group: Labels) -> Iterator[Sample]:
         yield "isochrone_group_recoverable_age_seconds", group, age
     if status.behind_bytes >= 0:
         yield "isochrone_group_behind_bytes", group, status.behind_bytes
+    if status.probe_age >= 0:
+        yield "isochrone_group_probe_age_seconds", group, round(status.probe_age, 1)
+    yield "isochrone_group_probe_failed", group, status.probe_failed
     if status.verified_age >= 0:
         yield "isochrone_group_verified_age_seconds", group, round(status.verified_age, 1)
         yield "isochrone_group_verified_unhealed", group, status.verified_unhealed

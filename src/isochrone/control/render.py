@@ -222,6 +222,7 @@ def copy(view: CopyView, out: Out = None) -> None:
             ("consistent", _CONSISTENT[view.consistency]),
             ("expendable", "goes when space runs short" if view.expendable else ""),
             ("mirror", view.group and f"came with group {view.group}"),
+            ("there", view.origin and f"called {view.origin}; that name was taken here"),
             ("mirror", view.kept_from and f"kept; group {view.kept_from} has it no more"),
             ("schedule", view.schedule and f"{view.schedule} ({', '.join(view.rules)})"),
             ("stays", ", ".join(filter(None, (view.held, view.held and view.hold_reason)))),
@@ -290,6 +291,8 @@ def site(view: SiteView, out: Out = None) -> None:
     print(f"isochrone {view.version}  {view.directory}  {view.time}", file=out)
     if view.failed:
         print(f"READ-ONLY: {view.failed}", file=out)
+    if view.certificates:
+        print(f"attention: {view.certificates}", file=out)
     space = view.space
     print(
         f"log {format_size(space.log_bytes)} in {_count(space.log_segments, 'segment')},"

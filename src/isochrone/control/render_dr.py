@@ -21,7 +21,6 @@ def loss(view: LossView, out: Out = None) -> None:
                 f"{view.recovery_point_time} ({format_span(view.recovery_point_age)} ago)",
             ),
             ("known lost", _lost(view.lost_bytes)),
-            ("by volume", by_volume(view.lost_by_volume)),
             ("dropped", f"{format_size(view.incoming_bytes)} of an incomplete cut"),
             ("last heard", view.last_heard_time or "not since this controller started"),
             ("primary", _primary(view)),

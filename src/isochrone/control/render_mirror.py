@@ -129,8 +129,14 @@ def _way(view: GroupView) -> list[tuple[str, str]]:
         ("received", _shipped(view)),
         ("cuts", f"{view.cuts} committed, {view.cuts_failed} broken off, since start"),
         ("verified", _verified(view)),
+        ("probed", _probed(view)),
         ("source", view.source),
     ]
+
+
+def _probed(view: GroupView) -> str:
+    bad = ": THE NEWEST RESTORE PROBE FAILED" if view.probe_failed else ""
+    return f"well {format_span(view.probe_age)} ago{bad}" if view.probe_age >= 0 else f"never{bad}"
 
 
 def _verified(view: GroupView) -> str:
@@ -186,11 +192,16 @@ def _peer(peer: PeerStatus) -> list[tuple[str, str]]:
         ("log", "" if peer.keeps_log else "not kept for it: it needs a resend"),
         ("would resend", f"{format_size(peer.changed_bytes)}" if peer.changed_bytes > 0 else ""),
         ("in", volumes),
+        ("left out", _left_out(peer.copies_left_out)),
         ("pacing", f"{peer.pace_seconds:g} s a write" if peer.pace_seconds else ""),
         ("phase", _phase(peer.phase, peer.done_bytes, peer.todo_bytes)),
         ("shipped", _shipped(peer)),
         ("coalesced", f"{peer.coalescing:g} writes for each block sent" if peer.coalescing else ""),
     ]
+
+
+def _left_out(copies: int) -> str:
+    return f"{copies} of the oldest copies: too many for the last resend" if copies else ""
 
 
 def _history(view: GroupView, out: Out) -> None:

@@ -16,7 +16,16 @@ def identity(view: v.IdentityView, out: Out = None) -> None:
     out = out or sys.stdout
     if view.name:
         port = ", ".join(view.addresses) or "no port: serve with --link HOST:PORT"
-        facts([("name", view.name), ("fingerprint", view.fingerprint), ("link", port)], out)
+        facts(
+            [
+                ("name", view.name),
+                ("fingerprint", view.fingerprint),
+                ("renew until", view.expires),
+                ("attention", view.warning),
+                ("link", port),
+            ],
+            out,
+        )
     else:
         print("no name and no certificate: links at ports are plain, on this machine", file=out)
         print("give it both with: isochrone site init NAME", file=out)
@@ -54,6 +63,23 @@ def peer(view: v.PeerView, out: Out = None) -> None:
         ],
         out,
     )
+
+
+def renewal(view: v.RenewalView, out: Out = None) -> None:
+    state = "in use, and known to all sites" if view.done else "waits: the present one is in use"
+    if view.done and view.waiting:
+        state = "in use"
+    facts(
+        [
+            ("new certificate", state),
+            ("fingerprint", view.fingerprint),
+            ("renew until", view.expires),
+        ],
+        out,
+    )
+    if view.waiting:
+        rows = [[each.site, each.why] for each in view.waiting]
+        table("Not told", ["SITE", "WHY"], rows, out)
 
 
 def limit(view: v.LimitView, out: Out = None) -> None:

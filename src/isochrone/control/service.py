@@ -43,7 +43,8 @@ from isochrone.store.scrub import Scrub
 from isochrone.types import MIB
 from isochrone.world import World, system_world
 from isochrone.world.disk import FolderDisk
-from isochrone.world.memory import keep_freed_memory
+from isochrone.world.documents import FolderDocuments
+from isochrone.world.memory import keep_freed_memory, settle
 
 DRAIN_S_MAX: Final = 5.0  # for clients to take their last answers; systemd gives 90 s in all
 API_DRAIN_S_MAX: Final = 3  # for requests in flight; a change takes milliseconds
@@ -178,7 +179,7 @@ class Service:
             stack.push_async_callback(cleaner.stop)
             scrub = Scrub(pool)
             stack.push_async_callback(scrub.close)
-            mirrors = Mirrors(pool, world, progress_bytes=self._settings.copy_step)
+            mirrors = self._mirrors(pool, world)
             stack.push_async_callback(mirrors.stop)
             addresses = await self._listen_link(mirrors)
             await mirrors.start()
@@ -213,6 +214,7 @@ class Service:
                     tasks.create_task(pool.make_spares()),
                     tasks.create_task(self._watchdog()),
                 ]
+                settle()
                 self._tell_ready(pool, addresses, say_ready)
                 scrub.resume()
                 asked = tasks.create_task(self._stop.asked.wait())
@@ -225,6 +227,11 @@ class Service:
                 for chore in chores:
                     chore.cancel()
             self._clean = True
+
+    def _mirrors(self, pool: Pool, world: World) -> Mirrors:
+        settings = self._settings
+        documents = FolderDocuments(settings.directory)
+        return Mirrors(pool, world, progress_bytes=settings.copy_step, documents=documents)
 
     def _tell_ready(
         self, pool: Pool, addresses: list[tuple[str, str]], say_ready: Callable[[str], None]

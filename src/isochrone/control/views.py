@@ -71,6 +71,7 @@ class CopyView(msgspec.Struct, kw_only=True):
     hold_reason: str = ""
     held: str = ""  # why it cannot be deleted now; empty: it can
     kept_from: str = ""  # group whose primary has deleted it
+    origin: str = ""  # its name where it was taken, if that was taken here already
     as_of_cut: int = 0  # of the group, that it was opened as of; 0: it was taken
 
 
@@ -153,6 +154,7 @@ class SiteView(msgspec.Struct, kw_only=True):
     scrub: ScrubView | None = None  # without its findings
     schedules: list[ScheduleView] = []
     holds_lag: float = 0.0  # seconds by which holds end later than their date
+    certificates: str = ""  # what is to be done about those of links; empty: nothing
 
 
 class Problem(msgspec.Struct, kw_only=True):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from isochrone.control.times import rfc3339
-from isochrone.dr.failback import RejoinReport
-from isochrone.dr.failover import LossStatement
-from isochrone.dr.switch import SwitchReport
+from isochrone.dr.reports import LossStatement, RejoinReport, SwitchReport
 
 
 class LossView(LossStatement, kw_only=True):

@@ -27,7 +27,7 @@ class CheckView(msgspec.Struct, kw_only=True):
 class RequestSiteView(msgspec.Struct, kw_only=True):
     peer: str  # pool identity of the secondary
     site: str  # what it calls itself
-    state: str  # NEW, LOCAL_DONE, SENT, DONE, MISSED, REFUSED, EXPIRED
+    state: str  # NEW, LOCAL_DONE, SENT, ARMED, OVERTAKEN, DONE, MISSED, REFUSED, EXPIRED
     detail: str
     copy: str  # its name there
     withdraw: bool  # it may come late, and then goes again
@@ -43,6 +43,8 @@ class RequestView(msgspec.Struct, kw_only=True):
     stamp: int  # the instant of the copy; 0: not taken yet
     time: str
     done: bool  # at all sites
+    consistency: str = "crash"  # of the copy here, while it is here
+    inherited: bool = False  # it was asked for at a site from which this one took over
     sites: list[RequestSiteView]
 
 

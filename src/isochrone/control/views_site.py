@@ -23,6 +23,8 @@ class PeerView(msgspec.Struct, kw_only=True):
     address: str  # of its link; empty: it only ever calls
     pool: str
     joined: str
+    expires: str = ""  # when its key is due to be renewed; empty: never
+    renewing: bool = False  # it has told its next certificate, and not shown it yet
     connections: int
     limit: LimitView
 
@@ -44,9 +46,26 @@ class IdentityView(msgspec.Struct, kw_only=True):
     id: str
     fingerprint: str
     addresses: list[str]  # of its link, at ports
+    expires: str = ""  # when its key is due to be renewed; empty: never
+    warning: str = ""  # what is to be done about certificates; empty: nothing
+    renewal: list[str] = []  # sites that are yet to be told of the next certificate
     sites: list[PeerView]
     invitations: list[InvitationView]
     limits: list[LimitView]
+
+
+class WaitingView(msgspec.Struct, kw_only=True):
+    site: str
+    why: str  # it could not be told
+
+
+class RenewalView(msgspec.Struct, kw_only=True):
+    """How far a new key has come."""
+
+    done: bool  # it is shown from now on
+    fingerprint: str  # of its certificate
+    expires: str
+    waiting: list[WaitingView]  # who does not know it
 
 
 class TokenView(msgspec.Struct, kw_only=True):
@@ -56,4 +75,13 @@ class TokenView(msgspec.Struct, kw_only=True):
     expires: str
 
 
-ANSWERS = (LimitView, PeerView, PeerList, InvitationView, IdentityView, TokenView)
+ANSWERS = (
+    LimitView,
+    PeerView,
+    PeerList,
+    InvitationView,
+    IdentityView,
+    WaitingView,
+    RenewalView,
+    TokenView,
+)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
-
 from isochrone.dr.inquiry import Offer, ask_offer
+from isochrone.dr.reports import RejoinReport
 from isochrone.errors import Conflict, StaleEpoch
 from isochrone.mirror import orphans
 from isochrone.mirror.groups import find_group
@@ -20,21 +19,6 @@ from isochrone.mirror.service import Mirrors
 from isochrone.store import records as r
 from isochrone.store.catalogue import Group
 from isochrone.store.pool import Pool
-
-
-class RejoinReport(msgspec.Struct, kw_only=True):
-    """What coming back means, before or after it is done. Stamps in ns since 1970, 0: unknown."""
-
-    group: str
-    source: str
-    epoch: int  # of the new primary
-    cut: int  # newest that both have; 0: none is known, so everything is copied
-    first_copy: bool
-    diverged: dict[str, int]  # bytes by volume that differ from that cut here, at most
-    since: int  # stamp of the cut since which they are counted
-    until: int  # when this site stopped being the primary
-    orphans: str  # name of the copy that keeps the volumes as they are; empty: nothing to keep
-    done: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +50,8 @@ def decide(pool: Pool, group: Group, offer: Offer, *, force: bool = False) -> De
     pairs = tuple((offer.volumes[name], here[name]) for name in both)
     shared = shared_cut(branch_of(group), offer.branch, group.cut)
     whole = role_of(group) is Role.SECONDARY and shared == group.cut  # nothing here is more
-    if whole and (shared in offer.cuts or shared == offer.cut):
+    # The new primary need not remember that very cut: what differs has changed since an older one.
+    if whole and (shared == offer.cut or min(offer.cuts, default=shared + 1) <= shared):
         return Decided(offer, shared, 0, {}, group.cut_stamp, pairs, keep=False)
     # Both must know what they changed since a cut; what is told too much is sent once more.
     cut = max((known for known in offer.cuts if known <= shared), default=0)
@@ -161,6 +146,8 @@ async def rejoin(
             )
         )
     await pool.flush()
+    if group.to_fence:
+        mirrors.fence(name)
     return report
 
 

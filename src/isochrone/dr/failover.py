@@ -7,8 +7,7 @@ that costs is said before: `state_loss` changes nothing.
 
 from __future__ import annotations
 
-import msgspec
-
+from isochrone.dr.reports import LossStatement
 from isochrone.errors import Conflict
 from isochrone.mirror.groups import find_group
 from isochrone.mirror.mover import Mover
@@ -19,25 +18,6 @@ from isochrone.mirror.status import PromoteReport
 from isochrone.store import records as r
 from isochrone.store.catalogue import Group
 from isochrone.store.pool import Pool
-
-
-class LossStatement(msgspec.Struct, kw_only=True):
-    """What a promotion would bring back now, and what it would give up. Stamps in ns, 0: never."""
-
-    group: str
-    cut: int  # the newest complete one here
-    cut_stamp: int  # when the primary placed it
-    recovery_point: int  # newest instant known to be contained, by the primary's clock
-    recovery_point_age: float  # seconds
-    lost_bytes: int  # written at the primary after the cut when it last spoke; -1 unknown
-    lost_by_volume: dict[str, int]  # of these; empty: the primary did not say where
-    incoming_bytes: int  # received for the next cut, which is not complete: given up
-    last_heard: int  # when the primary last spoke; 0 if not since this controller started
-    primary_connected: bool  # it is alive and sends: a planned switch would lose nothing
-    state: str  # of the pair
-    cause: str  # why it is suspended, else empty
-    epoch: int  # the one that would begin
-    old_primary: str  # address of its link
 
 
 def check(group: Group) -> None:
@@ -84,7 +64,6 @@ def state_loss(pool: Pool, mirrors: Mirrors, name: str) -> LossStatement:
         recovery_point=mover.recovery_point,
         recovery_point_age=mover.recovery_point_age,
         lost_bytes=mover.behind_bytes,
-        lost_by_volume={},
         incoming_bytes=mover.bytes_incoming,
         last_heard=mover.last_heard,
         primary_connected=_connected(mover),

@@ -11,11 +11,11 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
-import msgspec
 import structlog
 
 from isochrone.dr.inquiry import ask_switch
 from isochrone.dr.plan import Seen, Step, next_step
+from isochrone.dr.reports import SwitchReport
 from isochrone.errors import Conflict, DeadlinePassed, IsochroneError, Unavailable
 from isochrone.mirror import handover
 from isochrone.mirror.groups import find_group
@@ -31,19 +31,6 @@ CATCH_UP_SECONDS: Final = 10.0  # for one try: the primary is asked again how it
 RETRY_SECONDS: Final = 0.5  # between tries to reach the old primary again, until time is up
 
 log = structlog.get_logger()
-
-
-class SwitchReport(msgspec.Struct, kw_only=True):
-    """What a planned switch did."""
-
-    group: str
-    cut: int  # the last of the old primary, where the new one went on
-    cut_stamp: int
-    epoch: int  # the new one
-    old_primary: str  # address of its link; it follows this site from now on
-    steps: list[str]  # those that were done; fewer when an earlier try was gone on with
-    hosts: list[str]  # that had volumes open for writing at the old primary, all the same
-    held_seconds: float  # how long nobody could write, as seen from here
 
 
 class PlannedSwitch:

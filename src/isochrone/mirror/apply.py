@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Final
+
+import numpy as np
 
 from isochrone.errors import Conflict, Damaged, PeerFault
 from isochrone.mirror import digests
 from isochrone.mirror.commands import Shadows, carry_out, check_peer_name
+from isochrone.mirror.hardening import Hardening
 from isochrone.mirror.images import TRACK_BLOCKS
 from isochrone.mirror.inventory import Reconciling
 from isochrone.mirror.messages import (
@@ -49,6 +53,7 @@ class Receiver:
         self._images = False  # what is received now is sent from images, not from the log
         self._shadows = Shadows(pool)
         self._listing: Reconciling | None = None  # what the group ends with
+        self._hardening = Hardening(pool)
         self._cut = 0  # that the group will lead to
         self._blocks = 0
 
@@ -79,6 +84,7 @@ class Receiver:
         self._offered = None
         self._shadows = Shadows(self._pool, {v.remote: v.shadow for v in volumes})
         self._listing = None
+        self._hardening = Hardening(self._pool)
         self._cut = message.cut
         self._images = message.images
         self._blocks = 0
@@ -134,25 +140,25 @@ class Receiver:
         shadow = self._shadows.of(message.volume)
         if not verifies(message.payload, message.sums):
             raise Damaged("a block does not have the checksum it had at the primary")
-        view = memoryview(message.payload)
-        blocks = message.blocks
-        start = 0
-        for at in range(1, len(blocks) + 1):
-            if at == len(blocks) or blocks[at] != blocks[at - 1] + 1:
-                self._shadows.check_range(shadow, blocks[start], at - start)
-                self._pool.stage_write(shadow, blocks[start], view[start * BLOCK : at * BLOCK])
-                start = at
-        self._pool.commit()
-        self._blocks += len(blocks)
+        runs = _runs(message.blocks)
+        for block, count in runs:
+            self._shadows.check_range(shadow, block, count)
+        try:
+            self._pool.stage_runs(shadow, runs, memoryview(message.payload), message.sums)
+        finally:  # a part of what was refused must not wait for somebody else's commit
+            self._pool.commit()
+        self._blocks += len(message.blocks)
 
     def holes(self, message: Holes) -> None:
-        for remote, block, count in message.ranges:
-            shadow = self._shadows.of(remote)
-            # A hole is cut at the end of the volume: a shrink may have come after the discard.
-            end = -(-self._pool.state.volumes[shadow].size // BLOCK)
-            if 0 <= block < end and count > 0:
-                self._pool.stage_discard(shadow, block, min(count, end - block))
-        self._pool.commit()
+        try:
+            for remote, block, count in message.ranges:
+                shadow = self._shadows.of(remote)
+                # A hole is cut at the end of the volume: a shrink may have come after the discard.
+                end = -(-self._pool.state.volumes[shadow].size // BLOCK)
+                if 0 <= block < end and count > 0:
+                    self._pool.stage_discard(shadow, block, min(count, end - block))
+        finally:
+            self._pool.commit()
 
     def reached(self, message: Reached) -> None:
         """Remember how far it has come: everything before is in the log in front of this."""
@@ -164,6 +170,7 @@ class Receiver:
             message.floor, message.begun, message.step, message.volume, message.block
         )
         self._pool.record(r.IncomingProgress(group=self._group.name, position=position))
+        self._hardening.step()
 
     def compare(self, message: Compare) -> Digests:
         """What is here by now in the place of some tracks."""
@@ -205,6 +212,18 @@ class Receiver:
             )
         )
         self._shadows = Shadows(self._pool)
+
+
+def _runs(blocks: array[int]) -> list[tuple[int, int]]:
+    """(block, count) of those that follow each other."""
+    first, count = blocks[0], len(blocks)
+    if blocks[-1] == first + count - 1 and blocks == array("Q", range(first, first + count)):
+        return [(first, count)]  # the common case of a copy
+    row = np.frombuffer(blocks, np.uint64)
+    edges = np.flatnonzero(np.diff(row) != 1) + 1
+    starts = np.append(0, edges)
+    counts = np.diff(np.append(starts, len(row)))
+    return list(zip(row[starts].tolist(), counts.tolist(), strict=True))
 
 
 def check_volume(pool: Pool, group: Group, volume: RemoteVolume) -> None:

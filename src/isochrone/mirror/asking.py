@@ -17,11 +17,13 @@ import structlog
 from isochrone.errors import IsochroneError
 from isochrone.mirror.capabilities import ASKING
 from isochrone.mirror.conversation import Conversation
+from isochrone.mirror.groups import find_group
 from isochrone.mirror.messages import (
     GROUP_VOLUMES_MAX,
     RESERVATION_SECONDS_MAX,
     Answer,
     CopyAnswer,
+    Noted,
     Query,
     Release,
     RemoteVolume,
@@ -125,8 +127,10 @@ class Asking:
 
     # -- asking
 
-    async def ask(self, plan: Plan, op: str, *, seconds: float, dry: bool = False) -> list[Step]:
-        """What is known, and what the secondaries answer, up to the first no.
+    async def ask(
+        self, plan: Plan, op: str, *, seconds: float, dry: bool = False, only: Sequence[str] = ()
+    ) -> list[Step]:
+        """What is known, and what the secondaries (`only` these) answer, up to the first no.
 
         No message is sent if what is known here says no already. Never raises for a peer.
         """
@@ -135,7 +139,8 @@ class Asking:
         if group is None or not group.sessions or not all(id in volumes for id in involved):
             return []  # gone while other sites were asked: what is checked next says so
         names = {volumes[id].name: id for id in plan.sources}
-        steps = configuration(group.name, group.volumes, names, self._links(group))
+        peers = [peer for peer in group.sessions if not only or peer in only]
+        steps = configuration(group.name, group.volumes, names, self._links(group, peers))
         if not all(step.ok for step in steps) or len(involved) > GROUP_VOLUMES_MAX:
             return steps
         query = Query(
@@ -146,7 +151,6 @@ class Asking:
             seconds=min(seconds + RESERVED_S, RESERVATION_SECONDS_MAX),
             dry=dry,
         )
-        peers = list(group.sessions)
         answers: dict[str, Answer] = {}
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds), self._turn:
@@ -156,6 +160,24 @@ class Asking:
             if peer in answers or not no:  # after a no, the others were not waited for
                 steps.append(_answered(self._site(group, peer), answers.get(peer)))
         return steps
+
+    async def ask_for_copy(
+        self, group: str, volumes: Sequence[str], at: Sequence[str], *, seconds: float
+    ) -> list[Step]:
+        """Whether sites could have a copy of volumes of a group now; no room is kept for it.
+
+        Raises `NotFound` or `InvalidInput`, but nothing for what is in the way.
+        """
+        found = find_group(self._pool, group)
+        peers, sources = self.requests.chosen(found, volumes, at)
+        question = "may it be taken at this site?"
+        if not found.writable:
+            detail = f"group {group!r} is {found.standing} here"
+            return [Step("local", question, ok=False, reason=Reason.LOCAL, detail=detail)]
+        plan = Plan(group, frozenset(sources), frozenset(), 0)
+        op = self._pool.world.dice.identity()
+        steps = await self.ask(plan, op, seconds=seconds, dry=True, only=peers)
+        return [Step("local", question, ok=True), *steps]
 
     async def _answers(
         self, group: str, peers: Sequence[str], query: Query, answers: dict[str, Answer]
@@ -172,17 +194,17 @@ class Asking:
             del self._open[query.op]
         return answers
 
-    def _links(self, group: Group) -> list[Link]:
+    def _links(self, group: Group, peers: Sequence[str]) -> list[Link]:
         live = self._live(group.name)
         return [
             Link(
                 self._site(group, peer),
                 connected=peer in live,
-                suspended=session.cause,
+                suspended=group.sessions[peer].cause,
                 duplex=self.requests.duplex(group, peer),
                 knows=peer in live and ASKING in live[peer].talk.capabilities,
             )
-            for peer, session in group.sessions.items()
+            for peer in peers
         ]
 
     def _on_the_way(self, group: Group) -> int:
@@ -200,8 +222,17 @@ class Asking:
         session = group.sessions.get(peer)
         return (session.site if session else "") or peer
 
-    def hear(self, group: str, peer: str, said: Answer | CopyAnswer) -> None:
+    def followed(self, session: Served, group: str) -> None:
+        """A secondary has come to follow a group."""
+        self.requests.followed(session, group)
+
+    def hear(self, group: str, peer: str, said: Answer | CopyAnswer | Noted) -> None:
         """An answer came. What nobody asked, or not any more, is ignored."""
+        if isinstance(said, Noted):
+            session = self._live(group).get(peer)
+            if session is not None:
+                self.requests.noted(group, session, said.token)
+            return
         if isinstance(said, CopyAnswer):
             self.requests.hear(group, peer, said)
             return
@@ -231,7 +262,7 @@ class Asking:
             _release(session, op)
 
     def _changed(self, lsn: int, record: r.AnyRecord) -> None:
-        if isinstance(record, r.ReservationMade | r.CopyRequested | r.RequestMoved):
+        if isinstance(record, _NEWS):
             self._news.set()
 
     async def run(self) -> None:
@@ -265,6 +296,11 @@ class Asking:
                     promise.peers.discard(peer)
             if not promise.peers:
                 self._promises.remove(promise)
+
+
+_NEWS: Final = (
+    r.ReservationMade, r.CopyRequested, r.RequestMoved, r.Promoted, r.Fenced, r.Rejoined
+)  # fmt: skip
 
 
 def _release(session: Served, op: str) -> None:

@@ -17,6 +17,7 @@ from isochrone.store.state import State
 CAPABILITIES_MAX: Final = 64  # in a message; each stands for a release that added something
 
 ASKING: Final = "asking"
+REQUESTS: Final = "requests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ def related(state: State, group: Group) -> bool:
 CAPABILITIES: Final[dict[str, Capability]] = {
     ASKING: Capability(
         "commands are asked about before, and copies confirmed", messages=frozenset({25, 27, 28})
+    ),
+    REQUESTS: Capability(
+        "secondaries know of copies at several sites, and settle them when they take over",
+        frozenset({45, 46}),
     ),
     "images": Capability(
         "groups that are sent from images go on after a broken connection, and are compared first",

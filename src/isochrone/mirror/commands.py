@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
-from operator import itemgetter
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -13,12 +11,12 @@ import structlog
 
 from isochrone.errors import Damaged, InvalidInput, PeerFault
 from isochrone.mirror.messages import Command
+from isochrone.mirror.onto import Arrivals
 from isochrone.store import records as r
 from isochrone.store import relations as limits
-from isochrone.store.apply_mirrored import arriving, arriving_of
 from isochrone.store.apply_relations import Extent, split
-from isochrone.store.catalogue import Group, Relation
-from isochrone.store.names import check_name
+from isochrone.store.catalogue import Group
+from isochrone.store.names import check_name, unnumbered
 from isochrone.store.overlaps import EXTENTS_MAX, overlap
 from isochrone.store.pool import Pool
 from isochrone.store.ranges import TRACK_BLOCKS
@@ -36,6 +34,8 @@ class Shadows:
     def __init__(self, pool: Pool, found: dict[int, int] | None = None) -> None:
         self._pool = pool
         self._found = found or {}  # volume id at the primary -> shadow here
+        self._arrivals: Arrivals | None = None  # once somebody asks
+        self._copies: set[tuple[str, int]] | None = None  # that are here or coming: name, stamp
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -52,6 +52,32 @@ class Shadows:
             return self._found[remote]
         except KeyError:
             raise PeerFault(f"volume {remote} is not part of the group") from None
+
+    def arrivals(self, group: Group) -> Arrivals:
+        """The relations onto these volumes. Whatever record changes them is to be noted there."""
+        if self._arrivals is None:
+            self._arrivals = Arrivals(self._pool.state, group)
+        return self._arrivals
+
+    def copy(self, group: Group, name: str, stamp: int) -> str:
+        """What a copy of the primary is called here and at others that follow; empty: it is not.
+
+        After takeovers the same name may mean another copy there, and the same copy have a number.
+        """
+        if self._copies is None:
+            coming = group.incoming.copies if group.incoming is not None else []
+            self._copies = {
+                (copy.origin or copy.name, copy.stamp)
+                for copy in chain(coming, self._pool.state.copies.values())
+                if copy.group == group.name
+            }
+        both = (name, unnumbered(name))
+        return next((each for each in both if (each, stamp) in self._copies), "")
+
+    def comes(self, name: str, stamp: int) -> None:
+        """A copy has just come with this group."""
+        if self._copies is not None:
+            self._copies.add((name, stamp))
 
     def check_range(self, shadow: int, block: int, count: int) -> None:
         """Raises `PeerFault` for blocks behind the end of a volume."""
@@ -70,9 +96,11 @@ def carry_out(pool: Pool, group: Group, shadows: Shadows, message: Command) -> N
     match _record(message):
         case r.CopyTaken() as taken:
             _take_copy(pool, group, shadows, taken)
-        case r.CopyDeleted(name=name):
+        case r.CopyDeleted(name=name, stamp=stamp):
             check_peer_name("copy", name)
-            pool.record(r.CopyDeleted(name=name, group=group.name))
+            meant = shadows.copy(group, name, stamp) if stamp else name
+            if meant:
+                pool.record(r.CopyDeleted(name=meant, group=group.name, stamp=stamp))
         case r.CopyClassified(name=name, consistency=consistency):
             check_peer_name("copy", name)
             pool.record(r.CopyClassified(name=name, consistency=consistency, group=group.name))
@@ -118,6 +146,7 @@ def _take_copy(pool: Pool, group: Group, shadows: Shadows, taken: r.CopyTaken) -
             group=group.name,
         )
     )
+    shadows.comes(taken.name, taken.stamp)
 
 
 def _copy(pool: Pool, shadows: Shadows, steps: tuple[r.NewRelation, ...]) -> None:
@@ -144,7 +173,7 @@ def room(pool: Pool) -> int:
     """How many more relations can be on record here, with those that are coming."""
     state = pool.state
     coming = [group.incoming for group in state.groups.values() if group.incoming is not None]
-    new = sum(id not in state.relations for x in coming for id in x.relations)
+    new = sum(len(x.relations.keys() - state.relations.keys()) for x in coming)
     return max(0, limits.RELATIONS_MAX - len(state.relations) - new)
 
 
@@ -173,29 +202,6 @@ def check_extents(shadows: Shadows, part: r.MirroredPart) -> None:
         raise PeerFault("the primary sent a relation with two sources for one place")
 
 
-class _Onto:
-    """The group's relations onto one volume, by number and by place.
-
-    No two of them have the same place, and a command may touch as many as there are.
-    """
-
-    def __init__(self, pool: Pool, group: Group, volume: int) -> None:
-        there = list(arriving(pool.state, group, volume))
-        self.numbered = {relation.origin: relation for relation in there}
-        self._places = sorted(
-            ((at, at + n, x) for x in there for _, at, n in x.extents), key=itemgetter(0)
-        )
-
-    def at(self, block: int, count: int) -> Iterator[Relation]:
-        """Those that have any of these blocks as a target."""
-        first = bisect_right(self._places, block, key=itemgetter(0)) - 1
-        for at, end, relation in islice(self._places, max(first, 0), None):
-            if at >= block + count:
-                break
-            if end > block:
-                yield relation
-
-
 def _relate(pool: Pool, group: Group, shadows: Shadows, message: r.RelationsMirrored) -> None:
     """Establish, refresh or restore: the content in any case, the relation if there is room."""
     restored = message.act == "restore"
@@ -213,7 +219,7 @@ def _relate(pool: Pool, group: Group, shadows: Shadows, message: r.RelationsMirr
         raise PeerFault("the primary sent a relation twice in one command")
     _check_changed(changed, (extent for part in message.parts for extent in part.extents))
     dropped: dict[int, None] = {}
-    there: dict[int, _Onto] = {}
+    there = shadows.arrivals(group)
     parts: list[r.MirroredPart] = []
     claimed: dict[int, list[tuple[int, int]]] = {}
     numbers = iter(pool.state.new_ids(len(message.parts)))
@@ -223,12 +229,11 @@ def _relate(pool: Pool, group: Group, shadows: Shadows, message: r.RelationsMirr
         ranges = [(at, count) for _, at, count in part.extents]
         mine = claimed.setdefault(target, [])
         mine += ranges
-        if target not in there:
-            there[target] = _Onto(pool, group, pool.state.volumes[target].source)
-        known = there[target].numbered.get(part.id)
-        for place in ranges:
-            dropped |= {x.id: None for x in there[target].at(*place) if x.origin != part.id}
-        local = known.id if known is not None else next(numbers) if left else 0
+        volume = pool.state.volumes[target].source
+        known = there.find(volume, part.id)
+        here = known.id if known is not None else 0
+        dropped |= {id: None for id in there.at(volume, ranges) if id != here}
+        local = here or (next(numbers) if left else 0)
         left -= known is None and left > 0
         if not local:
             log.warning("a relation is not on record here, only its content", group=group.name,
@@ -243,6 +248,7 @@ def _relate(pool: Pool, group: Group, shadows: Shadows, message: r.RelationsMirr
             act=message.act, parts=tuple(parts), group=group.name, dropped=tuple(dropped)
         )
     )
+    there.note([*dropped, *(part.local for part in parts)])
 
 
 def _withdraw(pool: Pool, group: Group, shadows: Shadows, message: r.RelationsMirrored) -> None:
@@ -250,6 +256,7 @@ def _withdraw(pool: Pool, group: Group, shadows: Shadows, message: r.RelationsMi
     assert group.incoming is not None
     parts: list[r.MirroredPart] = []
     dropped: list[int] = []
+    there = shadows.arrivals(group)
     if not message.parts or len({part.id for part in message.parts}) != len(message.parts):
         raise PeerFault("the primary withdrew nothing, or a relation twice")
     for part in message.parts:
@@ -259,9 +266,7 @@ def _withdraw(pool: Pool, group: Group, shadows: Shadows, message: r.RelationsMi
             raise PeerFault("the primary withdrew too many ranges, or one twice")
         if any(block < 0 or block % TRACK_BLOCKS or n <= 0 for block, n in part.withdrawn):
             raise PeerFault("the primary withdrew a range that does not exist")
-        relation = arriving_of(
-            pool.state, group, pool.state.volumes[target].source, part.id
-        )  # fmt: skip
+        relation = there.find(pool.state.volumes[target].source, part.id)
         if message.act == "discard":
             unsure = group.incoming.inexact or (relation is not None and relation.inexact)
             if relation is None or unsure:
@@ -284,6 +289,7 @@ def _withdraw(pool: Pool, group: Group, shadows: Shadows, message: r.RelationsMi
             act=message.act, parts=tuple(parts), group=group.name, dropped=tuple(dropped)
         )
     )
+    there.note([*dropped, *(part.local for part in parts)])
 
 
 def _check_changed(changed: Mapping[int, list[tuple[int, int]]], extents: Iterable[Extent]) -> None:
@@ -299,7 +305,8 @@ def _check_changed(changed: Mapping[int, list[tuple[int, int]]], extents: Iterab
 def check_peer_name(what: str, name: str) -> None:
     """What could not be named so here may break what is named after it. Raises `PeerFault`."""
     try:
-        check_name(what, name)
+        # A site that took over has copies which it had to give a number to.
+        check_name(what, unnumbered(name) if what == "copy" else name)
     except InvalidInput as e:
         raise PeerFault(f"the primary sent a bad name: {e.message}") from e
 

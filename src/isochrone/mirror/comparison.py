@@ -19,13 +19,12 @@ from pyroaring import BitMap
 
 from isochrone.errors import Conflict, DeadlinePassed, PeerFault, Unavailable
 from isochrone.mirror import digests
-from isochrone.mirror.conversation import HEARTBEAT_SECONDS, Conversation, refusal
+from isochrone.mirror.conversation import HEARTBEAT_SECONDS, Conversation
 from isochrone.mirror.images import TRACK_BLOCKS
 from isochrone.mirror.messages import (
     VERIFY_SUMS_MAX,
     VERIFY_TRACKS_MAX,
     Heartbeat,
-    Refuse,
     Verified,
     Verify,
 )
@@ -279,25 +278,12 @@ class Comparison:
         await self._talk.send(question)
         try:
             async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                told = await self._answer()
+                told = await self._talk.answer(Verified)
         except TimeoutError:
             raise DeadlinePassed(f"{self._talk.peer} did not answer a comparison") from None
         check(question, told)
         self._debt += len(told.digests)
         return told, mine, cut
-
-    async def _answer(self) -> Verified:
-        assert self._talk is not None
-        while True:
-            match await self._talk.receive():
-                case Verified() as told:
-                    return told
-                case Heartbeat():
-                    pass
-                case Refuse() as refused:
-                    raise refusal(refused)
-                case other:
-                    raise PeerFault(f"an answer to VERIFY is not {type(other).__name__}")
 
     # -- what is found
 

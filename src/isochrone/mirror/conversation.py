@@ -20,6 +20,7 @@ from isochrone.mirror.messages import (
     Digests,
     Fence,
     Fetched,
+    Heartbeat,
     Hello,
     Holes,
     Refuse,
@@ -27,6 +28,7 @@ from isochrone.mirror.messages import (
     Verified,
     Welcome,
 )
+from isochrone.mirror.packing import Packing
 from isochrone.mirror.peers import Act
 from isochrone.mirror.secure import LinkChannel
 from isochrone.mirror.wire import number_of, size_of
@@ -57,6 +59,11 @@ class Conversation:
         self.while_waiting: Callable[[], Awaitable[None]] | None = None  # says that we are alive
         self.capabilities: frozenset[str] = frozenset()  # of the other side, once it said them
         self._heard = False
+
+    @property
+    def packing(self) -> Packing:
+        """What is known of the data that is sent."""
+        return self.link.packing
 
     @property
     def site(self) -> str:
@@ -133,14 +140,14 @@ class Conversation:
         while (message := self.link.next()) is None:
             try:
                 async with asyncio.timeout(SILENCE_SECONDS_MAX):
-                    data = await self._channel.read()
+                    count = await self._channel.read_into(self.link.room())
             except TimeoutError:
                 raise Unavailable(
                     f"{self.peer} has been silent for {SILENCE_SECONDS_MAX:g} s"
                 ) from None
-            if not data:
+            if not count:
                 raise Unavailable(f"{self.peer} closed the connection")
-            self.link.receive(data)
+            self.link.filled(count)
         return message
 
     def _check(self, message: AnyMessage) -> None:
@@ -162,7 +169,15 @@ class Conversation:
 
     async def expect(self, kind: type[M]) -> M:
         """The next message, which must be of a kind. A REFUSE is raised as `PeerFault`."""
-        message = await self.receive()
+        return self._wanted(await self.receive(), kind)
+
+    async def answer(self, kind: type[M]) -> M:
+        """As `expect`, behind the heartbeats of a side that takes its time."""
+        while isinstance(message := await self.receive(), Heartbeat):
+            pass
+        return self._wanted(message, kind)
+
+    def _wanted(self, message: AnyMessage, kind: type[M]) -> M:
         if isinstance(message, Refuse):
             raise refusal(message)
         if not isinstance(message, kind):

@@ -1,21 +1,24 @@
 """How old the recovery point was, over the last hour and day: what was promised, as it was kept.
 
-One sample a second is folded into a bucket a minute, and in it into steps of 10 %, so that a day is
-a few thousand numbers and not 86,400.
+One sample a second is folded into a bucket a minute, after an hour into one a quarter of an hour,
+and in it into steps of 10 %: a day is a hundred and fifty buckets and not 86,400 samples.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import ceil, exp, log
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 BUCKET_SECONDS: Final = 60
 HOUR_BUCKETS: Final = 60
 DAY_BUCKETS: Final = 1440
+OLDER_BUCKETS: Final = 15  # minutes in a bucket that is older than an hour
 STEP: Final = 1.1  # a percentile is told a tenth too high at most
 LEAST_SECONDS: Final = 0.05  # younger counts as this: no interval is shorter
 STEPS_MAX: Final = 200  # LEAST * STEP**200 is four months; older counts as that
@@ -30,6 +33,18 @@ class Spread(msgspec.Struct, kw_only=True):
     samples: int = 0
 
 
+Step = Annotated[int, Meta(ge=0, le=STEPS_MAX)]
+Samples = Annotated[int, Meta(ge=1, le=DAY_BUCKETS * BUCKET_SECONDS)]
+
+
+class Bucket(msgspec.Struct, array_like=True):
+    """Samples of a minute, or of some. Minutes are those of whichever clock goes with it."""
+
+    minute: int  # the newest of them
+    oldest: Annotated[float, Meta(ge=0)]
+    steps: dict[Step, Samples]
+
+
 @dataclass(slots=True)
 class _Bucket:
     minute: int
@@ -41,40 +56,76 @@ class History:
     """Of one group. Time is an argument: seconds of a clock that is never set back."""
 
     def __init__(self) -> None:
-        self._buckets: deque[_Bucket] = deque(maxlen=DAY_BUCKETS)
+        self._minutes: deque[_Bucket] = deque()  # of the last hour
+        self._older: deque[_Bucket] = deque()
 
     def add(self, age: float, now: float) -> None:
         """A sample: the age of the recovery point, in seconds."""
         minute = int(now // BUCKET_SECONDS)
-        if not self._buckets or self._buckets[-1].minute != minute:
-            self._buckets.append(_Bucket(minute))
-        bucket = self._buckets[-1]
+        if not self._minutes or self._minutes[-1].minute != minute:
+            self._minutes.append(_Bucket(minute))
+            self._fold(minute)
+        bucket = self._minutes[-1]
         bucket.oldest = max(bucket.oldest, age)
         bucket.steps[_step(age)] += 1
 
+    def _fold(self, minute: int) -> None:
+        """Join what is older than an hour, and forget what is older than a day."""
+        while self._minutes and self._minutes[0].minute <= minute - HOUR_BUCKETS:
+            bucket = self._minutes.popleft()
+            last = self._older[-1] if self._older else None
+            if last is None or last.minute // OLDER_BUCKETS != bucket.minute // OLDER_BUCKETS:
+                self._older.append(bucket)
+                continue
+            last.minute = bucket.minute
+            last.oldest = max(last.oldest, bucket.oldest)
+            last.steps.update(bucket.steps)
+        while self._older and self._older[0].minute <= minute - DAY_BUCKETS:
+            self._older.popleft()
+
     def hour(self, now: float) -> Spread:
-        return self._spread(now, HOUR_BUCKETS)
+        return _spread(self._minutes, int(now // BUCKET_SECONDS) - HOUR_BUCKETS)
 
     def day(self, now: float) -> Spread:
-        return self._spread(now, DAY_BUCKETS)
+        """To a quarter of an hour."""
+        return _spread([*self._older, *self._minutes], int(now // BUCKET_SECONDS) - DAY_BUCKETS)
 
-    def _spread(self, now: float, buckets: int) -> Spread:
-        first = int(now // BUCKET_SECONDS) - buckets
-        steps: Counter[int] = Counter()
-        oldest = 0.0
-        for bucket in self._buckets:
-            if bucket.minute > first:
-                steps.update(bucket.steps)
-                oldest = max(oldest, bucket.oldest)
-        count = steps.total()
-        if not count:
-            return Spread()
-        return Spread(
-            p50=min(oldest, _percentile(steps, count, 0.50)),
-            p95=min(oldest, _percentile(steps, count, 0.95)),
-            max=round(oldest, 3),
-            samples=count,
-        )
+    # -- beyond the life of the process
+
+    def saved(self, ahead: int) -> list[Bucket]:
+        """All of it, by a clock that is so many minutes ahead of the one here."""
+        return [
+            Bucket(bucket.minute + ahead, bucket.oldest, dict(bucket.steps))
+            for bucket in (*self._older, *self._minutes)
+        ]
+
+    def restore(self, buckets: Iterable[Bucket], ahead: int, now: float) -> None:
+        """Take up what was saved. What is not of the last day by that clock is left out."""
+        minute = int(now // BUCKET_SECONDS)
+        for bucket in sorted(buckets, key=lambda bucket: bucket.minute):
+            at = bucket.minute - ahead
+            if minute - DAY_BUCKETS < at <= minute:
+                self._minutes.append(_Bucket(at, bucket.oldest, Counter(bucket.steps)))
+        self._fold(minute)
+
+
+def _spread(buckets: Iterable[_Bucket], first: int) -> Spread:
+    """Of those behind a minute."""
+    steps: Counter[int] = Counter()
+    oldest = 0.0
+    for bucket in buckets:
+        if bucket.minute > first:
+            steps.update(bucket.steps)
+            oldest = max(oldest, bucket.oldest)
+    count = steps.total()
+    if not count:
+        return Spread()
+    return Spread(
+        p50=min(oldest, _percentile(steps, count, 0.50)),
+        p95=min(oldest, _percentile(steps, count, 0.95)),
+        max=round(oldest, 3),
+        samples=count,
+    )
 
 
 class Rate:

@@ -70,6 +70,15 @@ def _frames(
     rows = np.frombuffer(words, np.uint64)
     for start in range(0, len(places), DATA_BLOCKS_MAX):
         part = places[start : start + DATA_BLOCKS_MAX]
+        low, high = int(part[0]), int(part[-1]) + 1
+        if high - low == len(part):  # no hole in between: the usual leaf
+            yield Blocks(
+                volume,
+                array("Q", range(first + low, first + high)),
+                words[low:high],
+                words[LEAF_BLOCKS + low : LEAF_BLOCKS + high],
+            )
+            continue
         yield Blocks(
             volume,
             array("Q", (part + first).astype(np.uint64).tobytes()),

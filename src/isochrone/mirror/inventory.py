@@ -8,6 +8,7 @@ What it makes of relations it tells in return: see `Session.reconciled`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 from isochrone.errors import PeerFault
@@ -20,9 +21,7 @@ from isochrone.mirror.messages import (
     ListedRelation,
 )
 from isochrone.store import records as r
-from isochrone.store.apply_mirrored import arriving
 from isochrone.store.catalogue import Catalogue, Group, Relation, Session
-from isochrone.store.overlaps import overlap
 from isochrone.store.pool import Pool
 
 CAPABILITY: Final = "relations"  # knows these messages
@@ -92,6 +91,20 @@ def _copies(state: Catalogue, group: Group) -> set[str]:
 # -- at the secondary
 
 
+@dataclass
+class _News:
+    """What differs, until it is one record."""
+
+    parts: list[r.MirroredPart] = field(default_factory=list)
+    renamed: list[tuple[int, int]] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[int]:
+        """Relations here that it changes."""
+        return [*self.dropped, *(id for id, _ in self.renamed), *(x.local for x in self.parts)]
+
+
 class Reconciling:
     """Takes the parts of one inventory, between the last data of a group and its cut."""
 
@@ -100,6 +113,7 @@ class Reconciling:
         self._group = group
         self._local = {remote: pool.state.volumes[id].source for remote, id in shadows.items()}
         self._shadows = shadows
+        self._there = shadows.arrivals(group)
         self._numbers: set[int] = set()  # of relations that were listed
         self._kept: set[int] = set()  # relations here that were listed
         self._copies: set[str] = set()
@@ -114,14 +128,28 @@ class Reconciling:
             raise PeerFault(f"an inventory has more than {RELATIONS_TOLD_MAX} relations")
         if len(self._copies) > COPIES_MAX:
             raise PeerFault(f"an inventory has more than {COPIES_MAX} copies")
-        for relation in message.relations:
-            self._take(relation, message.whole)
+        self._take_all(message)
         if message.last:
             self._ended = True
             self._drop_others(message.whole)
             self._delete_copies()
 
-    def _take(self, listed: ListedRelation, whole: bool) -> None:
+    def _take_all(self, message: Inventory) -> None:
+        """One record of what differs, however many relations there are."""
+        if sum(len(listed.extents) for listed in message.relations) > EXTENTS_AT_ONCE:
+            raise PeerFault(f"a part of an inventory has more than {EXTENTS_AT_ONCE} extents")
+        numbers = iter(self._pool.state.new_ids(len(message.relations)))
+        left, news = room(self._pool), _News()
+        try:
+            for listed in message.relations:
+                left = self._take(listed, news, numbers, left)
+        except PeerFault:
+            self._say(news, message.whole)  # the tables of what is here are that far already
+            raise
+        self._say(news, message.whole)
+
+    def _take(self, listed: ListedRelation, news: _News, numbers: Iterator[int], left: int) -> int:
+        """Compare one; how many more there is room for."""
         if listed.id in self._numbers:
             raise PeerFault(f"an inventory has the relation {listed.id} twice")
         self._numbers.add(listed.id)
@@ -131,33 +159,52 @@ class Reconciling:
         )  # fmt: skip
         check_numbers(part)
         check_extents(self._shadows, part)
+        there = self._there
         source, target = self._local[listed.source], self._local[listed.target]
-        there = list(arriving(self._pool.state, self._group, target))
-        wanted = _definition(source, target, listed)
-        same = next((x for x in there if _definition(x.source, x.target, x) == wanted), None)
-        if same is not None and same.id not in self._kept:
+        ranges = [(at, count) for _, at, count in listed.extents]
+        same = self._same(source, target, listed)
+        if same is not None:
             self._kept.add(same.id)
             if same.origin != listed.id:
-                self._note(renamed=((same.id, listed.id),), whole=whole)
-            return
-        ranges = [(at, count) for _, at, count in listed.extents]
-        in_the_way = [
-            x
-            for x in there
-            if x.origin == listed.id
-            or overlap([*ranges, *((at, n) for _, at, n in x.extents)]) is not None
-        ]
-        if any(x.id in self._kept for x in in_the_way):
+                news.renamed.append((same.id, listed.id))
+                there.put(same.id, target, listed.id, ranges)
+            return left
+        in_the_way = {*there.numbered(target, listed.id), *there.at(target, ranges)}
+        if not in_the_way.isdisjoint(self._kept):
             raise PeerFault("an inventory has two relations onto one place")
-        dropped = tuple(x.id for x in in_the_way)
-        state = self._pool.state
-        (local,) = state.new_ids(1) if dropped or room(self._pool) else (0,)
-        new = r.MirroredPart(
-            listed.id, source, target, listed.extents, listed.stamp, listed.generation,
-            listed.inhibit, local=local,
+        for id in in_the_way:
+            there.forget(id)
+            left += id not in self._pool.state.relations  # it was in no commit yet
+        local = next(numbers) if in_the_way or left > 0 else 0
+        news.dropped += sorted(in_the_way)
+        news.parts.append(
+            r.MirroredPart(
+                listed.id, source, target, listed.extents, listed.stamp, listed.generation,
+                listed.inhibit, local=local,
+            )
         )  # fmt: skip
-        self._kept.add(local)
-        self._note(parts=(new,), dropped=dropped, whole=whole)
+        if local:
+            self._kept.add(local)
+            there.put(local, target, listed.id, ranges)
+        return left - bool(local)
+
+    def _same(self, source: int, target: int, listed: ListedRelation) -> Relation | None:
+        """The one here that is this, whatever its number; no other can have its first place."""
+        _, at, count = listed.extents[0]
+        wanted = _definition(source, target, listed)
+        for id in self._there.at(target, [(at, count)]):
+            if id not in self._kept:
+                here = self._there.relation(id)
+                if _definition(here.source, here.target, here) == wanted:
+                    return here
+        return None
+
+    def _say(self, news: _News, whole: bool) -> None:
+        if news.parts or news.renamed or news.dropped:
+            self._note(
+                parts=tuple(news.parts), renamed=tuple(news.renamed),
+                dropped=tuple(news.dropped), whole=whole,
+            )  # fmt: skip
 
     def _note(
         self,
@@ -176,13 +223,10 @@ class Reconciling:
         )  # fmt: skip
 
     def _drop_others(self, whole: bool) -> None:
-        state, group = self._pool.state, self._group
-        dropped = tuple(
-            relation.id
-            for target in self._local.values()
-            for relation in arriving(state, group, target)
-            if relation.id not in self._kept
-        )
+        there, group = self._there, self._group
+        dropped = tuple(x for x in there.onto(self._local.values()) if x not in self._kept)
+        for id in dropped:
+            there.forget(id)
         assert group.incoming is not None
         alone = {*group.unheld, *(n for n, only in group.incoming.unheld.items() if only)}
         forgotten = tuple(sorted(alone - self._numbers))

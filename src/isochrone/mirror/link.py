@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from isochrone.errors import PeerFault
+from isochrone.mirror.inbox import Inbox
 from isochrone.mirror.messages import AnyMessage, Command
 from isochrone.mirror.packing import Packing
 from isochrone.mirror.tally import Shipped
@@ -13,13 +14,13 @@ from isochrone.types import Buffer
 class Link:
     """Frames, checksums, sequence numbers.
 
-    Holds the bytes of one frame and of one read, and takes one message out of them at a time: a
+    Holds the bytes of two frames (see `inbox`), and takes one message out of them at a time: a
     packed one may be many times as large. After an exception the link is dead; the connection must
     be closed.
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._inbox = Inbox()
         self._head: FrameHead | None = None
         self._sent = 0
         self.packing = Packing()
@@ -41,30 +42,35 @@ class Link:
             self.bytes_commands += size
         return pieces
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: Buffer) -> None:
         """Take bytes; the messages they complete come from `next`."""
         self.bytes_received += len(data)
-        self._buffer += data
+        self._inbox.put(data)
+
+    def room(self) -> memoryview:
+        """Where the next bytes are best received; then say how many they were."""
+        return self._inbox.room()
+
+    def filled(self, count: int) -> None:
+        self.bytes_received += count
+        self._inbox.filled(count)
 
     def next(self) -> AnyMessage | None:
         """The next complete message, or None if it needs more bytes. Raises `PeerFault`."""
-        buffer = self._buffer
         while True:
             if self._head is None:
-                if len(buffer) < HEAD_BYTES:
+                head = self._inbox.take(HEAD_BYTES)
+                if head is None:
                     return None
-                self._head = decode_head(bytes(buffer[:HEAD_BYTES]))
-            head, end = self._head, HEAD_BYTES + self._head.length
-            if len(buffer) < end:
+                self._head = decode_head(head)
+            body = self._inbox.take(self._head.length)
+            if body is None:
                 return None
-            body = bytes(buffer[HEAD_BYTES:end])
-            self._head = None
-            del buffer[:end]
-            message = self._complete(head, body)
+            message, self._head = self._complete(self._head, body), None
             if message is not None:
                 return message
 
-    def _complete(self, head: FrameHead, body: bytes) -> AnyMessage | None:
+    def _complete(self, head: FrameHead, body: Buffer) -> AnyMessage | None:
         message = decode_body(head, body)
         if head.sequence <= self._received:
             self.duplicates += 1

@@ -26,6 +26,7 @@ DIGESTS_MAX: Final = 32768  # tracks compared at once: 2 GiB of a volume in 256 
 CASCADE_SITES_MAX: Final = 8  # from the primary on; each adds its own delay
 HOSTS_NAMED_MAX: Final = 16  # that are in the way of a switch; the rest is a number
 TRACKS_BYTES_MAX: Final = 256 * KIB  # of one message; a bitmap of 1 TiB of tracks is 2 MiB at most
+REQUEST_S_MAX: Final = 7 * 86400.0  # for the sites of a copy; side files seldom reach further
 RESERVATION_SECONDS_MAX: Final = 600.0  # longer than any lag that a mirror called DUPLEX has
 LISTED_MAX: Final = 512  # relations, or copies, in one INVENTORY: their names take 512 KiB at most
 RELATIONS_TOLD_MAX: Final = 4096  # as many as a pool has
@@ -35,6 +36,8 @@ VERIFY_SUMS_MAX: Final = 256  # tracks whose blocks are told one by one: 32 KiB 
 DAMAGED_TOLD_MAX: Final = 4096  # blocks in one answer; more are found when these are healed
 FETCH_BLOCKS_MAX: Final = 64  # 256 KiB: an answer must not hold up a cut
 
+REQUESTS_TOLD_MAX: Final = 48  # those that are open, and the newest others; 12 KiB as a rule
+REQUEST_SITES_TOLD_MAX: Final = 16  # of one request: with names as long as can be 5 KiB
 CERTIFICATE_BYTES_MAX: Final = 4096  # a site's own has some 500
 
 Name = Annotated[str, Meta(max_length=256)]
@@ -92,7 +95,7 @@ class Hello(Message, frozen=True):
     lineage: Name  # empty before the first copy
     epoch: Number
     cut: Number  # newest committed, 0: none
-    purpose: Name = "follow"  # or "probe": only ask whether a mirror would be accepted
+    purpose: Name = "follow"  # or probe: only ask whether a mirror would be accepted; verify; leave
     site: Name = ""  # what the secondary calls itself
     capabilities: Capabilities = ()
     partial: Partial | None = None
@@ -201,6 +204,36 @@ class CopyAnswer(Message, frozen=True):
     outcome: Literal["here", "absent", "withdrawn", "kept"]  # kept: it is held, or in use
     name: Name = ""  # of the copy there
     detail: Text = ""
+
+
+class ToldSite(msgspec.Struct, frozen=True, array_like=True):
+    peer: Name
+    state: Name  # a `matched.At`
+    withdraw: bool = False  # what comes late must go again
+
+
+class ToldRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A copy that is to be at several sites, of which the primary has its own."""
+
+    id: Name
+    name: Name  # of the copy at the primary
+    stamp: Number
+    left: Annotated[float, Meta(ge=0, le=REQUEST_S_MAX)]  # seconds until it is given up
+    keep_late: bool
+    sites: Annotated[tuple[ToldSite, ...], Meta(max_length=REQUEST_SITES_TOLD_MAX)]
+
+
+class Requests(Message, frozen=True):
+    """Primary: all that I was asked for lately. Should you take over, you settle it."""
+
+    token: Number
+    requests: Annotated[tuple[ToldRequest, ...], Meta(max_length=REQUESTS_TOLD_MAX)] = ()
+
+
+class Noted(Message, frozen=True):
+    """Secondary: the list of that token is on record here, durably."""
+
+    token: Number
 
 
 class Holes(Message, frozen=True):
@@ -392,6 +425,13 @@ class Joined(Message, frozen=True):
     mac: Secret
 
 
+class Renew(Message, frozen=True):
+    """A site that both know has a new key; answered by the same, once it is written down."""
+
+    certificate: Certificate  # DER, the new one
+    signature: Annotated[bytes, Meta(max_length=256)]  # with its key; see `renewal`
+
+
 @dataclass(frozen=True, slots=True)
 class Data:
     """Blocks of one volume, in any order of the log, ascending in the volume."""
@@ -400,6 +440,7 @@ class Data:
     blocks: array[int]
     sums: array[int]
     payload: Buffer
+    packed: Buffer | None = None  # `payload` as one LZ4 block; empty: not worth it; not on the link
 
 
 AnyMessage = (
@@ -409,6 +450,7 @@ AnyMessage = (
     | Switch | Switched | Diverged | Relayed
     | Verify | Verified | Fetch | Fetched
     | Query | Answer | Release | CopyQuestion | CopyAnswer | Inventory | Holdings
+    | Requests | Noted | Renew
 )  # fmt: skip
 
 TYPES: Final[dict[int, type[Message]]] = {
@@ -418,6 +460,7 @@ TYPES: Final[dict[int, type[Message]]] = {
     20: Inventory, 21: Holdings,
     25: Query, 26: Answer, 27: Release, 28: CopyQuestion, 29: CopyAnswer,
     35: Verify, 36: Verified, 37: Fetch, 38: Fetched,
+    45: Requests, 46: Noted, 47: Renew,
     40: Join, 41: Challenge, 42: Proof, 43: Joined,
     30: Switch, 31: Switched, 32: Diverged, 33: Relayed,
 }  # fmt: skip

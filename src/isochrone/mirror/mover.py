@@ -17,6 +17,7 @@ from isochrone.mirror import admission, cascade, fetching, inventory, orphans
 from isochrone.mirror.apply import Receiver, check_volume
 from isochrone.mirror.conversation import HEARTBEAT_SECONDS, Conversation
 from isochrone.mirror.messages import (
+    AnyMessage,
     Begin,
     Command,
     Compare,
@@ -36,11 +37,13 @@ from isochrone.mirror.messages import (
     Refuse,
     Relayed,
     Release,
+    Requests,
     Sync,
     Welcome,
 )
 from isochrone.mirror.pairs import Cause, Event, Pair, cause_of, move
 from isochrone.mirror.partial import part_of, seeded
+from isochrone.mirror.patience import STUCK_SECONDS, Patience
 from isochrone.mirror.reservations import Replies
 from isochrone.mirror.roles import begun_by
 from isochrone.mirror.sessions import Trail
@@ -50,6 +53,7 @@ from isochrone.store.pool import Pool
 from isochrone.types import BLOCK, MIB, Lineage
 
 CREDIT_BYTES: Final = 16 * MIB  # on the way or waiting here; two seconds of a 64 Mbit/s link
+CREDIT_STEP_BYTES: Final = MIB  # given back at once: each word of it wakes the other side
 RETRY_SECONDS_MIN: Final = 0.2
 RETRY_SECONDS_MAX: Final = 5.0  # a link that is back is noticed within seconds
 
@@ -83,6 +87,9 @@ class Mover:
         self._token_done = 0
         self._talk: Conversation | None = None
         self._replies = Replies(pool, group)
+        self._at_work = False  # on a message that arrived whole
+        self._counted = (0, 0)  # bytes received, and of them commands, in this connection
+        self._patience = Patience()
         self.differing: dict[int, BitMap] = {}  # by volume of the primary: not what it has
 
     # -- what others see
@@ -154,19 +161,22 @@ class Mover:
             try:
                 await self._session()
             except IsochroneError as e:
-                if str(e) != self.cause or self.state is not Pair.SUSPENDED:
-                    self._enter(Event.LOST, str(e), cause_of(e))
+                # Who says no at once costs nothing; what a bad link breaks comes right by itself.
+                cause = self._patience.failed(e, cut) if self._at_work else str(e)
+                if cause != self.cause or self.state is not Pair.SUSPENDED:
+                    self._enter(Event.LOST, cause, cause_of(e))
             except Exception as e:
                 # A broken invariant: the session stops rather than going on with wrong data.
                 self._enter(Event.LOST, f"internal error: {e!r}; restart the controller")
                 raise
             if self.group.cut > cut:
                 wait = RETRY_SECONDS_MIN
+            wait = STUCK_SECONDS if self._patience.ended else min(wait, RETRY_SECONDS_MAX)
             await self._pool.world.clock.sleep(self._pool.world.dice.between(wait / 2, wait))
             wait = min(2 * wait, RETRY_SECONDS_MAX)
 
     async def _session(self) -> None:
-        world = self._pool.world
+        world, self._at_work = self._pool.world, False
         talk = Conversation(await world.net.connect(self.group.source))
         beat: asyncio.Task[None] | None = None
         try:
@@ -175,7 +185,7 @@ class Mover:
             talk.link.shipped = self.shipped
             if welcome.resume and not self.group.cut:
                 raise PeerFault(f"{talk.peer} would resume a group of which nothing is here")
-            if welcome.resume:
+            if welcome.resume and not self._patience.ended:
                 self._enter(Event.RESUMED)
             if self._token > self._token_done:
                 await talk.send(Sync(token=self._token))
@@ -198,7 +208,7 @@ class Mover:
     async def _follow(self, talk: Conversation, welcome: Welcome) -> None:
         lineage = Lineage(welcome.lineage, welcome.epoch)
         base = self.group.cut if welcome.resume else 0
-        counted = (talk.link.bytes_received, talk.link.bytes_commands)
+        self._counted = (talk.link.bytes_received, talk.link.bytes_commands)
         receiver = Receiver(self._pool, self.group, lineage, welcome.pool)
         admission.note_welcome(self._pool, self.group, welcome)
         there = {volume.id for volume in welcome.volumes}  # others have left the group
@@ -215,17 +225,16 @@ class Mover:
             await talk.send(news)
         whole = not base and seeded(self.group)
         await talk.send(Pull(cut=base, credit=CREDIT_BYTES, seeded=whole))
+        taken = 0  # bytes since the last credit
         while True:
-            message = await talk.receive()
-            link = talk.link
-            self.bytes_received += link.bytes_received - counted[0]
-            self.bytes_commands += link.bytes_commands - counted[1]
-            counted = (link.bytes_received, link.bytes_commands)
-            match message:
+            match message := await self._next(talk):
                 case Data():
                     receiver.data(message)
                     self.bytes_incoming = self.done_bytes = receiver.bytes_collected
-                    await talk.send(Credit(bytes=len(message.payload)))
+                    taken += len(message.payload)
+                    if taken >= CREDIT_STEP_BYTES:
+                        await talk.send(Credit(bytes=taken))
+                        taken = 0
                 case Heartbeat():
                     self._heard(message)
                 case Relayed():
@@ -237,7 +246,7 @@ class Mover:
                     receiver.reached(message)
                     self.todo_bytes = self.done_bytes + message.left * BLOCK
                     self._tell()
-                case (Query() | Release() | CopyQuestion()) as question:
+                case (Query() | Release() | CopyQuestion() | Requests()) as question:
                     if (reply := await self._replies.to(question)) is not None:
                         await talk.send(reply)
                 case Fetch() as wanted:
@@ -260,10 +269,21 @@ class Mover:
                     if tells and (news := telling.due()) is not None:
                         await talk.send(news)
                     await talk.send(Pull(cut=message.cut, credit=CREDIT_BYTES))
+                    taken = 0
                 case Refuse():
                     raise PeerFault(f"the other side refuses: {message.message}")
                 case other:
                     raise PeerFault(f"a primary does not send {type(other).__name__}")
+
+    async def _next(self, talk: Conversation) -> AnyMessage:
+        self._at_work = False
+        message = await talk.receive()
+        self._at_work = True
+        link = talk.link
+        self.bytes_received += link.bytes_received - self._counted[0]
+        self.bytes_commands += link.bytes_commands - self._counted[1]
+        self._counted = (link.bytes_received, link.bytes_commands)
+        return message
 
     def _begun(self, message: Begin) -> None:
         """A group that is sent from images is a state of its own, unless it is one in a row."""
@@ -271,7 +291,7 @@ class Mover:
             return
         self.phase = "resend" if message.base else "first copy"
         self.todo_bytes, self.done_bytes = message.todo * BLOCK, 0
-        if not message.base or not self._caught_up:
+        if not self._patience.ended and (not message.base or not self._caught_up):
             self._enter(Event.COPY_BEGUN)
 
     async def _commit(self, receiver: Receiver, message: Cut) -> None:
@@ -284,6 +304,9 @@ class Mover:
         self.behind_bytes, self.last_heard = 0, message.stamp
         self.clean_stamp = 0
         self._token_done = max(self._token_done, message.token)
+        self._patience.advanced()
+        if self.state is Pair.SUSPENDED:
+            self._enter(Event.RESUMED)
         self._enter(Event.COMMITTED)
 
     def _end_phase(self) -> None:
@@ -320,18 +343,7 @@ async def greet(
 
     Raises `PeerFault`, `StaleEpoch`, `Conflict` or `Unavailable`.
     """
-    await talk.send(
-        Hello(
-            pool=pool.identity,
-            group=group.name,
-            lineage=group.lineage,
-            epoch=group.epoch,
-            cut=group.cut,
-            purpose=purpose,
-            partial=part_of(pool, group) if purpose == "follow" else None,
-            branch=begun_by(group.takeovers, group.epoch),
-        )
-    )
+    await talk.send(_hello(pool, group, purpose))
     welcome = await talk.expect(Welcome)
     cascade.check_way(pool, group, welcome.way)
     theirs = Lineage(welcome.lineage, welcome.epoch)
@@ -356,11 +368,33 @@ async def greet(
     return welcome
 
 
+def _hello(pool: Pool, group: Group, purpose: str) -> Hello:
+    return Hello(
+        pool=pool.identity,
+        group=group.name,
+        lineage=group.lineage,
+        epoch=group.epoch,
+        cut=group.cut,
+        purpose=purpose,
+        partial=part_of(pool, group) if purpose == "follow" else None,
+        branch=begun_by(group.takeovers, group.epoch),
+    )
+
+
 async def leave(pool: Pool, group: Group) -> None:
     """Tell the primary that nobody follows from here any more. Raises if it cannot be told."""
-    talk = Conversation(await pool.world.net.connect(group.source))
     try:
-        await greet(pool, talk, group)
-        await talk.send(Leave())
-    finally:
-        talk.close()
+        talk = Conversation(await pool.world.net.connect(group.source))
+        try:
+            await talk.send(_hello(pool, group, "leave"))
+            await talk.expect(Welcome)
+            return
+        finally:
+            talk.close()
+    except PeerFault:  # an older one does not know the word: only whom it serves can leave it
+        talk = Conversation(await pool.world.net.connect(group.source))
+        try:
+            await greet(pool, talk, group)
+            await talk.send(Leave())
+        finally:
+            talk.close()

@@ -9,7 +9,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from isochrone.errors import Conflict, PeerFault, Refused, StaleEpoch, Unavailable
+from isochrone.errors import PeerFault, Refused, StaleEpoch, Unavailable
+from isochrone.mirror.moves import moved
 
 
 class Cause(Enum):
@@ -70,10 +71,7 @@ MOVES: Final[dict[Pair, dict[Event, Pair]]] = {
 
 def move(state: Pair, event: Event) -> Pair:
     """The state after an event. Raises `Conflict` where the table has no entry."""
-    try:
-        return MOVES[state][event]
-    except KeyError:
-        raise Conflict(f"a pair that is {state.value} cannot be {event.value}") from None
+    return moved(MOVES, state, event, "a pair that is {} cannot be {}")
 
 
 def cause_of(error: BaseException) -> Cause:

@@ -1,12 +1,14 @@
 """Who this site is, and whom it knows: names, certificates, and what each may do here.
 
-`site.pem` is the site's own key and certificate. `site.json` is all else: peers, invitations that
-are still open, and limits. Each is replaced as a whole; what is in memory changes after the file.
+`site.pem` is the site's own key and certificate; `site-next.pem` is the one that is to come, while
+the others are told of it (see `renewal`). `site.json` is all else: peers, invitations that are
+still open, and limits. Each is replaced as a whole; what is in memory changes after the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from typing import Final
 
@@ -24,8 +26,9 @@ from isochrone.store.names import check_name
 from isochrone.world.documents import Documents
 
 IDENTITY_NAME: Final = "site.pem"
+NEXT_NAME: Final = "site-next.pem"
 SITE_NAME: Final = "site.json"
-PEERS_MAX: Final = 64  # as many as connections are served at once
+PEERS_MAX: Final = 64  # each has places of its own at the listener
 INVITATIONS_MAX: Final = 16  # open at once: more are forgotten tokens, each a way in
 ALL_OTHERS: Final = "*"  # limits: whoever has none of its own
 
@@ -60,6 +63,13 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     certificate: bytes  # DER
     joined: int  # ns since 1970
+    next: bytes = b""  # DER: it will show this one; then the other is forgotten
+    told: str = ""  # fingerprint of our own next certificate: it knows that one
+
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """All that it may show."""
+        return (self.certificate, self.next) if self.next else (self.certificate,)
 
     @property
     def fingerprint(self) -> str:
@@ -109,6 +119,8 @@ class Peers:
         pem = documents.read(IDENTITY_NAME)
         if pem is not None:
             self._take(pem)
+        if self.next_identity:
+            certificate_of(self.next_identity)
 
     def _take(self, pem: bytes) -> None:
         certificate = certificate_of(pem)
@@ -148,21 +160,26 @@ class Peers:
 
     def by_certificate(self, certificate: bytes) -> Peer | None:
         """Whose it is, now."""
-        return next((peer for peer in self._site.peers if peer.certificate == certificate), None)
+        return next((p for p in self._site.peers if certificate in p.certificates), None)
 
     def named(self, name: str) -> Peer | None:
         return next((peer for peer in self._site.peers if peer.name == name), None)
 
     # -- changes
 
-    def init(self, name: str, id: str) -> None:
-        """Make this site's key and certificate. Raises `Conflict` if it has one."""
+    def init(self, name: str, id: str, made: int = 0) -> None:
+        """Make this site's key and certificate. Raises `Conflict` if it has one.
+
+        `made` is the wall clock in ns; without it the certificate is never due.
+        """
         check_name("site", name)
         if len(name) > SITE_NAME_CHARS_MAX:
             raise InvalidInput(f"the name of a site has at most {SITE_NAME_CHARS_MAX} letters")
         if self.enrolled:
             raise Conflict(f"this site is called {self.name!r} already, and has its certificate")
-        pem = make_identity(name, id)
+        pem = make_identity(name, id, made)
+        if self.next_identity:  # of the site that was here before, whose key was removed
+            self._documents.write(NEXT_NAME, b"")
         self._documents.write(IDENTITY_NAME, pem)
         self._take(pem)
         self._tell()
@@ -175,7 +192,11 @@ class Peers:
         self._admit(peer)
 
     def _admit(self, peer: Peer, invited: Invitation | None = None) -> None:
-        others = tuple(p for p in self._site.peers if p.certificate != peer.certificate)
+        known = self.by_certificate(peer.certificate)
+        others = tuple(p for p in self._site.peers if p is not known)
+        if known is not None and known.certificate == peer.certificate:
+            # It may not hear that it was admitted; what it said of its next key still counts.
+            peer = msgspec.structs.replace(peer, next=known.next)
         if any(p.name == peer.name for p in others) or peer.name == self.name:
             raise Conflict(
                 f"there is a site {peer.name!r} here already",
@@ -190,10 +211,11 @@ class Peers:
         if len(others) >= PEERS_MAX:
             raise Conflict(f"{PEERS_MAX} sites are enrolled here; revoke one first")
         # Tokens that it used before would give it back the role that it had then.
+        used_by = {peer.fingerprint} | ({known.fingerprint} if known is not None else set())
         rest = tuple(
             invited if invited is not None and i.id == invited.id else i
             for i in self._site.invitations
-            if i.used_by != peer.fingerprint or (invited is not None and i.id == invited.id)
+            if i.used_by not in used_by or (invited is not None and i.id == invited.id)
         )
         self._put(peers=(*others, peer), invitations=rest)
         self._tell()
@@ -218,6 +240,82 @@ class Peers:
             self.find(name)
         limits = {of: old for of, old in self._site.limits.items() if of != name}
         self._put(limits={**limits, name: rules} if rules else limits)
+        self._tell()
+
+    # -- a new key of ours
+
+    @property
+    def next_identity(self) -> bytes:
+        """The key and certificate that are to come, PEM; empty: none."""
+        pem = self._documents.read(NEXT_NAME) or b""
+        return b"" if pem == self.identity else pem  # a crash came before it was cleared
+
+    def prepare(self, made: int) -> bytes:
+        """Make the next key, or go on with the one that was made: its certificate, DER."""
+        if not self.enrolled:
+            raise Conflict(
+                "this site has no name and no certificate yet", hint="isochrone site init NAME"
+            )
+        pem = self.next_identity
+        if not pem:
+            pem = make_identity(self.name, self.id, made)
+            self._documents.write(NEXT_NAME, pem)
+        return certificate_of(pem)
+
+    def untold(self) -> list[Peer]:
+        """Who does not know the next certificate yet."""
+        pem = self.next_identity
+        mark = fingerprint(certificate_of(pem)) if pem else ""
+        return [peer for peer in self._site.peers if pem and peer.told != mark]
+
+    def note_told(self, name: str, certificate: bytes) -> None:
+        """A peer has our next certificate on record."""
+        self._change(self.find(name), told=fingerprint(certificate))
+
+    def take_next(self) -> None:
+        """Show the next certificate from now on. What happens in between leaves one of them."""
+        pem = self.next_identity
+        if pem:
+            self._documents.write(IDENTITY_NAME, pem)
+            self._take(pem)
+            self._tell()
+            with suppress(OSError):  # it is not needed any more: whoever reads it sees that
+                self._documents.write(NEXT_NAME, b"")
+
+    # -- a new key of theirs
+
+    def offered(self, name: str, certificate: bytes) -> None:
+        """Trust what a peer is going to show, beside what it shows now. Raises `Conflict`."""
+        peer = self.find(name)
+        known = self.by_certificate(certificate)
+        other = certificate == self.certificate or (known is not None and known.name != name)
+        # TLS finds certificates by their subjects: with that of another it would keep that one out.
+        if other or names_in(certificate) != (name, peer.id):
+            raise Conflict(f"the new certificate of site {name!r} is that of another site")
+        if certificate not in peer.certificates:
+            self._change(peer, next=certificate)
+
+    def shown(self, certificate: bytes) -> Peer | None:
+        """Whose it is. If it is the one that was to come, the one before counts no more.
+
+        Where that cannot be written down now both count, and it is tried again the next time.
+        """
+        peer = self.by_certificate(certificate)
+        if peer is None or certificate != peer.next:
+            return peer
+        # Its token would let the old key in again: it may repeat what it said.
+        rest = tuple(i for i in self._site.invitations if i.used_by != peer.fingerprint)
+        with suppress(OSError):
+            self._change(peer, certificate=certificate, next=b"", invitations=rest)
+        return self.by_certificate(certificate)
+
+    def _change(
+        self, peer: Peer, *, invitations: tuple[Invitation, ...] | None = None, **changes: object
+    ) -> None:
+        changed = msgspec.structs.replace(peer, **changes)
+        peers = tuple(changed if each is peer else each for each in self._site.peers)
+        kept = self._site.invitations if invitations is None else invitations
+        self._put(peers=peers, invitations=kept)
         self._tell()
 
     # -- invitations

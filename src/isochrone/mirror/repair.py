@@ -24,8 +24,8 @@ import structlog
 from isochrone.errors import Conflict, IsochroneError, PeerFault, Unavailable
 from isochrone.mirror import fetching
 from isochrone.mirror.bandwidth import Urgency
-from isochrone.mirror.conversation import Conversation, refusal
-from isochrone.mirror.messages import FETCH_BLOCKS_MAX, Fetch, Fetched, Heartbeat, Refuse
+from isochrone.mirror.conversation import Conversation
+from isochrone.mirror.messages import FETCH_BLOCKS_MAX, Fetch, Fetched
 from isochrone.mirror.mover import greet
 from isochrone.mirror.source import SourceSession
 from isochrone.store import mend
@@ -329,15 +329,6 @@ def _keep(
 async def _fetched(talk: Conversation) -> Fetched:
     try:
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
-            while True:
-                match await talk.receive():
-                    case Fetched() as told:
-                        return told
-                    case Heartbeat():
-                        pass
-                    case Refuse() as refused:
-                        raise refusal(refused)
-                    case other:
-                        raise PeerFault(f"an answer to FETCH is not {type(other).__name__}")
+            return await talk.answer(Fetched)
     except TimeoutError:
         raise Unavailable(f"{talk.peer} did not answer in time") from None

@@ -12,8 +12,9 @@ import structlog
 from isochrone.errors import Conflict, DeadlinePassed, InvalidInput, IsochroneError, NotFound
 from isochrone.mirror.capabilities import ASKING
 from isochrone.mirror.groups import find_group
-from isochrone.mirror.matched import FINAL, At, Event, Seen, look, move, to_ask
-from isochrone.mirror.messages import CopyAnswer, CopyQuestion
+from isochrone.mirror.inherited import Telling, withdraw
+from isochrone.mirror.matched import ARRIVING, FINAL, At, Event, Seen, look, move, to_ask
+from isochrone.mirror.messages import REQUEST_S_MAX, CopyAnswer, CopyQuestion
 from isochrone.mirror.reservations import Deadlines
 from isochrone.mirror.terms import served
 from isochrone.store import copies
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 
 OPEN_REQUESTS_MAX: Final = 32  # of a group: each is looked at all the time until it is finished
 REQUEST_S: Final = 300.0  # a mirror that lags more than this is not one to wait for
-REQUEST_S_MAX: Final = 7 * 86400.0
+SETTLED_S: Final = 86400.0  # after a takeover: time for the other sites to come to the new primary
 ASK_AGAIN_S: Final = 2.0  # an answer takes a round trip; asking twice does no harm
+
+_TAKEOVER: Final = "takeover of "  # beside the names of groups, as keys of deadlines
 
 log = structlog.get_logger()
 
@@ -44,6 +47,7 @@ class Requests:
         self._pool = pool
         self._live = live
         self._deadlines = Deadlines(pool.world.clock)
+        self._telling = Telling(self._left)
         self._asked: dict[tuple[str, str, str], float] = {}  # group, request, peer -> when
         self.changed = asyncio.Event()  # set and replaced whenever a request has moved
 
@@ -78,10 +82,7 @@ class Requests:
         self._check(found, name, seconds)
         if id:
             check_name("request", id)
-        peers = sorted({peer for site in at or ("",) for peer in served(self._pool, group, site)})
-        sources = [find(self._pool, volume).id for volume in volumes] or list(found.volumes)
-        if not set(sources) <= set(found.volumes) or len(set(sources)) < len(sources):
-            raise InvalidInput(f"the volumes must be of the group {group!r}, each named once")
+        peers, sources = self.chosen(found, volumes, at)
         if not wait_duplex:
             for peer in peers:
                 if not self.duplex(found, peer):
@@ -108,15 +109,26 @@ class Requests:
             )
         )
         self._take_next(found)
+        self._tell_sites(found)  # before the cut with the copy in it can be begun
         request = self.find(made)[1]
         if request.sites[0].state == At.REFUSED:
             raise Conflict(request.sites[0].detail)
         return request
 
+    def chosen(
+        self, group: Group, volumes: Sequence[str], at: Sequence[str]
+    ) -> tuple[list[str], list[int]]:
+        """The sites and the volumes that are meant. Raises `InvalidInput` or `NotFound`."""
+        peers = {peer for site in at or ("",) for peer in served(self._pool, group.name, site)}
+        sources = [find(self._pool, volume).id for volume in volumes] or list(group.volumes)
+        if not set(sources) <= set(group.volumes) or len(set(sources)) < len(sources):
+            raise InvalidInput(f"the volumes must be of the group {group.name!r}, each named once")
+        return sorted(peers), sources
+
     def _check(self, group: Group, name: str, seconds: float) -> None:
-        if group.role != "primary":
+        if not group.writable:
             raise Conflict(
-                f"group {group.name!r} is {group.role} here; such a copy is asked for at its"
+                f"group {group.name!r} is {group.standing} here; such a copy is asked for at its"
                 " primary"
             )
         if not 0 < seconds <= REQUEST_S_MAX:
@@ -125,7 +137,9 @@ class Requests:
             check_name("copy", name)
             if name in self._pool.state.copies:
                 raise Conflict(f"there is a copy {name!r} already")
-        if sum(not finished(x) for x in group.requests) >= OPEN_REQUESTS_MAX:
+        # Inherited ones are bounded by the list they came in; they may wait for a site for a day.
+        mine = (x for x in group.requests if not x.inherited)
+        if sum(not finished(x) for x in mine) >= OPEN_REQUESTS_MAX:
             raise Conflict(
                 f"{OPEN_REQUESTS_MAX} requests of group {group.name!r} are not finished",
                 hint="see: isochrone copy requests",
@@ -164,29 +178,61 @@ class Requests:
         keys, asked = [], {}
         for group in groups:
             for request in [x for x in group.requests if not finished(x)]:
-                keys.append((group.name, request.id))
+                keys += [(group.name, request.id), (_TAKEOVER + group.name, request.id)]
                 for site in list(request.sites):
                     self._look_at(group, request, site)
                     key = (group.name, request.id, site.peer)
                     if key in self._asked:
                         asked[key] = self._asked[key]
-            if group.role == "primary":
+            if group.writable:
                 self._take_next(group)
+            self._tell_sites(group)
         self._deadlines.keep(keys)
         self._asked = asked
         return len(keys)
 
+    def followed(self, session: Served, group: str) -> None:
+        """A secondary has come: it knows what was asked for before anything else is sent to it."""
+        found = self._pool.state.groups.get(group)
+        if found is not None:
+            self._telling.tell(found, session)
+
+    def _tell_sites(self, group: Group) -> None:
+        for session in self._live(group.name).values():
+            self._telling.tell(group, session)
+
+    def _left(self, group: Group, request: CopyRequest) -> float:
+        """Seconds until a request is given up."""
+        return self._deadlines.left((group.name, request.id), request.stamp, request.seconds)
+
     def _look_at(self, group: Group, request: CopyRequest, site: SiteState) -> None:
+        if site.peer == self._pool.identity:
+            self._settle_here(group, request, site)
+            return
         seen = self._seen(group, request, site)
         while (found := look(seen)) is not None:
             event, why = found
             self._move(group, request, site, event, why, withdraw=not request.keep_late)
             seen = self._seen(group, request, site)
-        if site.withdraw and not seen.follows:  # it cannot be told any more
-            self._note(group, request, site, site.state, site.detail)
+        if site.withdraw and not seen.follows and not self._may_come(group, request):
+            self._note(group, request, site, site.state, site.detail)  # it cannot be told any more
         live = self._live(group.name).get(site.peer)
         if live is not None and to_ask(seen, withdraw=site.withdraw):
             self._ask(group, request, site, live)
+
+    def _settle_here(self, group: Group, request: CopyRequest, site: SiteState) -> None:
+        """This site was asked by the old primary, and has taken over: what came late goes."""
+        if site.withdraw:
+            kept, what = withdraw(self._pool, group, request)
+            detail = "; ".join(text for text in (site.detail, what) if text)
+            self._note(group, request, site, site.state, detail, kept)
+
+    def _may_come(self, group: Group, request: CopyRequest) -> bool:
+        """Whether sites that followed the old primary may still come to this one."""
+        if not request.inherited or group.role != "primary":
+            return False
+        key = (_TAKEOVER + group.name, request.id)
+        return self._deadlines.left(key, group.promoted_stamp, SETTLED_S) > 0
 
     def _seen(self, group: Group, request: CopyRequest, site: SiteState) -> Seen:
         session = group.sessions.get(site.peer)
@@ -194,16 +240,18 @@ class Requests:
         acked = max(session.cut if session else 0, live.acked if live else 0)
         mark = group.mark(acked)
         keeps = session is not None and session.keeps_log and (mark is not None or not acked)
-        key = (group.name, request.id)
-        behind = (m.cut for m in group.marks if request.lsn and m.lsn > request.lsn)
+        after = request.lsn or request.behind
+        behind = (m.cut for m in group.marks if after and m.lsn > after)
         return Seen(
             state=At(site.state),
             follows=session is not None and group.role == "primary",
             keeps_log=keeps,
-            late=self._deadlines.left(key, request.stamp, request.seconds) <= 0,
+            late=self._left(group, request) <= 0,
             cut_behind=min(behind, default=0),
             placed=max(session.sent_cut if session else 0, acked),
             acked=acked,
+            overtaken=group.role != "primary",
+            inherited=self._may_come(group, request),
         )
 
     def _ask(self, group: Group, request: CopyRequest, site: SiteState, live: Served) -> None:
@@ -230,9 +278,9 @@ class Requests:
         if (group, request.id, peer) not in self._asked:
             return
         match said.outcome:
-            case "here" if site.state == At.SENT:
+            case "here" if site.state in ARRIVING:
                 self._move(found, request, site, Event.CONFIRMED, copy=said.name)
-            case "absent" if site.state == At.SENT:
+            case "absent" if site.state in ARRIVING:
                 why = "the site went past the instant without this copy: it was deleted, or the"
                 self._move(found, request, site, Event.ABSENT, f"{why} mirror began anew")
             case "withdrawn" | "kept" if site.withdraw:
@@ -240,6 +288,32 @@ class Requests:
                 if said.outcome == "kept":
                     late = f"it came late, and stays there: {said.detail}"
                 self._note(found, request, site, site.state, f"{site.detail}; {late}", said.name)
+
+    def noted(self, group: str, session: Served, token: int) -> None:
+        """A site has a list of requests on record. Those that are on their way are ARMED there."""
+        found = self._pool.state.groups.get(group)
+        ids = self._telling.noted(session, token)
+        for request in list(found.requests) if found is not None else ():
+            site = request.site(session.peer)
+            on_its_way = site is not None and site.state in (At.LOCAL_DONE, At.SENT)
+            if found is not None and site is not None and request.id in ids and on_its_way:
+                self._move(found, request, site, Event.NOTED)
+
+    def cancel(self, id: str) -> CopyRequest:
+        """Give a request up wherever it is not done; what still comes there goes again.
+
+        The copy here stays. Flush before telling. Raises `NotFound`, or `Conflict` if another site
+        took the group over.
+        """
+        group, request = self.find(id)
+        if group.role != "primary":
+            raise Conflict(
+                f"group {group.name!r} is {group.standing} here: the request is not this site's",
+                hint="cancel it at the primary",
+            )
+        for site in [x for x in request.sites if At(x.state) not in FINAL]:
+            self._move(group, request, site, Event.CANCELLED, "cancelled", withdraw=True)
+        return request
 
     def _move(
         self, group: Group, request: CopyRequest, site: SiteState, event: Event, why: str = "",
@@ -249,7 +323,7 @@ class Requests:
         state = move(before, event)
         # What was never taken cannot come late.
         owed = withdraw and state is At.EXPIRED and before is not At.NEW
-        owed = owed and site.peer in group.sessions
+        owed = owed and (site.peer in group.sessions or self._may_come(group, request))
         log.info(
             f"request {before} -> {state}",
             group=group.name, request=request.id, site=site.peer, why=why or str(event),
@@ -279,14 +353,17 @@ class Requests:
         self.changed = asyncio.Event()
 
     def _take_next(self, group: Group) -> None:
-        """Take the copies that wait, in the order in which they were asked for."""
+        """Take the copies that wait, in the order in which they were asked for.
+
+        One that waits for a site does not keep those waiting that are not for that site.
+        """
         for request in group.requests:
-            if request.lsn or finished(request):
-                continue
+            if request.lsn or request.inherited or finished(request):
+                continue  # what was inherited without its copy never comes
             open_at = [site for site in request.sites if site.state == At.NEW]
             followed = all(site.peer in group.sessions for site in open_at)
             if not followed or not all(self.duplex(group, site.peer) for site in open_at):
-                return
+                continue
             names = [self._pool.state.volumes[id].name for id in request.volumes]
             try:
                 for site in open_at:

@@ -12,18 +12,21 @@ from collections.abc import Iterable
 from typing import Final
 
 from isochrone.errors import Conflict, PeerFault
+from isochrone.mirror.inherited import find_copy, note
 from isochrone.mirror.messages import (
     TEXT_CHARS_MAX,
     Answer,
     CopyAnswer,
     CopyQuestion,
+    Noted,
     Query,
     Release,
+    Requests,
 )
 from isochrone.mirror.query import Asked, Reason, Standing, verdict
 from isochrone.store import copies
 from isochrone.store import records as r
-from isochrone.store.catalogue import Copy, Group
+from isochrone.store.catalogue import Group
 from isochrone.store.pool import Pool
 from isochrone.store.relations import RELATIONS_MAX
 from isochrone.world.clock import Clock
@@ -31,7 +34,7 @@ from isochrone.world.clock import Clock
 RESERVATIONS_MAX: Final = 64  # of a group: each checkpoint writes them; a command takes seconds
 REFUSALS_KEPT: Final = 64  # of a group, so that who asks again hears the same; only in memory
 
-Question = Query | Release | CopyQuestion
+Question = Query | Release | CopyQuestion | Requests
 
 
 class Deadlines:
@@ -67,7 +70,7 @@ class Replies:
     def _group(self) -> Group:
         return self._pool.state.groups[self._name]
 
-    async def to(self, question: Question) -> Answer | CopyAnswer | None:
+    async def to(self, question: Question) -> Answer | CopyAnswer | Noted | None:
         """The answer; what it promises is durable. Raises `PeerFault` for nonsense."""
         match question:
             case Query():
@@ -82,6 +85,10 @@ class Replies:
                 found = self._look_for(question)
                 await self._pool.flush()
                 return found
+            case Requests():
+                noted = note(self._pool, self._group, question)
+                await self._pool.flush()
+                return noted
 
     # -- commands
 
@@ -140,7 +147,7 @@ class Replies:
     # -- copies
 
     def _look_for(self, question: CopyQuestion) -> CopyAnswer:
-        copy = self._find(question)
+        copy = find_copy(self._pool, self._name, question.name, question.stamp)
         if copy is None:
             return CopyAnswer(
                 request=question.request, outcome="withdrawn" if question.withdraw else "absent"
@@ -155,17 +162,6 @@ class Replies:
                 request=question.request, outcome="kept", name=copy.name, detail=detail
             )
         return CopyAnswer(request=question.request, outcome="withdrawn")
-
-    def _find(self, question: CopyQuestion) -> Copy | None:
-        """The copy that the primary means: it came with this mirror, and is of that instant."""
-        for copy in self._pool.state.copies.values():
-            if (
-                self._name in (copy.group, copy.kept_from)
-                and (copy.origin or copy.name) == question.name
-                and copy.stamp == question.stamp
-            ):
-                return copy
-        return None
 
 
 def _protected(pool: Pool, group: Group, volume: int) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from isochrone.errors import Conflict
+from isochrone.mirror.moves import moved
 from isochrone.store.catalogue import Group
 from isochrone.store.records import Takeover
 from isochrone.types import Lineage
@@ -67,10 +67,7 @@ def role_of(group: Group) -> Role:
 
 def move(role: Role, act: Act) -> Role:
     """The role after an act. Raises `Conflict` where the table has no entry."""
-    try:
-        return MOVES[role][act]
-    except KeyError:
-        raise Conflict(f"a group that is {role.value} here cannot be {act.value}") from None
+    return moved(MOVES, role, act, "a group that is {} here cannot be {}")
 
 
 # -- histories

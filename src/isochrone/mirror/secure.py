@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 import structlog
 
 from isochrone.errors import Conflict, InvalidInput, IsochroneError, PeerFault, Unavailable
 from isochrone.mirror.identity import to_pem
 from isochrone.mirror.peers import ALL_OTHERS, Peer, Peers, Warrant
+from isochrone.mirror.seats import host_of
 from isochrone.mirror.valve import Valve
 from isochrone.types import Buffer
 from isochrone.world.clock import Clock
@@ -35,7 +37,9 @@ from isochrone.world.net import (
 )
 
 HANDSHAKE_SECONDS_MAX: Final = 10.0  # for TLS, and then for the first message
-STRANGERS_MAX: Final = 32  # connections at once whose other end has not proved who it is
+STRANGERS_MAX: Final = 64  # connections at once whose other end has not proved who it is
+STRANGERS_OF_ONE_MAX: Final = 16  # of them of one host: it comes with all groups after an outage
+RENEWAL: Final = "isochrone-renewal"  # as TLS names it (ALPN): a peer tells its next certificate
 NO_CHECK_TIME: Final = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which `ssl` has no name for
 
 log = structlog.get_logger()
@@ -57,6 +61,9 @@ class LinkChannel:
     async def read(self) -> bytes:
         return await self._inner.read()
 
+    async def read_into(self, room: memoryview) -> int:
+        return await self._inner.read_into(room)
+
     def write(self, pieces: Sequence[Buffer]) -> None:
         self._inner.write(pieces)
 
@@ -75,8 +82,10 @@ class TlsChannel(LinkChannel):
     ) -> None:
         super().__init__(inner, valve)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._raw = memoryview(bytearray(READ_BYTES))  # received, and not yet given to TLS
         self._tls = context.wrap_bio(self._in, self._out, server_side=server)
         self._closed = False
+        self.proved = b""  # the certificate that the other side was admitted with
 
     async def handshake(self) -> None:
         """Raises `PeerFault` if the other side does not speak TLS, or is not believed."""
@@ -108,32 +117,41 @@ class TlsChannel(LinkChannel):
         return self._tls.getpeercert(binary_form=True) or b""
 
     @property
+    def renews(self) -> bool:
+        """Whether both ends want to talk of certificates and of nothing else."""
+        return self._tls.selected_alpn_protocol() == RENEWAL
+
+    @property
     def binding(self) -> bytes:
         """A value that both ends of this connection have, and no other connection has."""
         return self._tls.get_channel_binding("tls-unique") or b""
 
     async def read(self) -> bytes:
+        room = memoryview(bytearray(READ_BYTES))
+        return bytes(room[: await self.read_into(room)])
+
+    async def read_into(self, room: memoryview) -> int:
         while True:
-            parts, room = [], READ_BYTES
+            got = 0
             try:
-                while room:
-                    part = self._tls.read(room)
-                    if not part:  # the other side has said good-bye
+                while got < len(room):
+                    # With a buffer it returns a number, which the stubs do not know.
+                    count = cast("int", self._tls.read(len(room) - got, room[got:]))
+                    if not count:  # the other side has said good-bye
                         break
-                    parts.append(part)
-                    room -= len(part)
+                    got += count
             except (ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 pass
             except ssl.SSLError as e:
-                if not parts and not self._closed:
+                if not got and not self._closed:
                     raise self._fault(e) from e
             self._flush()  # an answer to a change of keys
-            if parts:
-                return b"".join(parts)
-            data = await self._inner.read()
-            if not data or self._closed:
-                return b""
-            self._in.write(data)
+            if got:
+                return got
+            count = await self._inner.read_into(self._raw)
+            if not count or self._closed:
+                return 0
+            self._in.write(self._raw[:count])
 
     def write(self, pieces: Sequence[Buffer]) -> None:
         if self._closed:
@@ -181,12 +199,15 @@ class SecuredNet:
         self._peers = peers
         self._clock = clock
         self._insecure = insecure
-        self._strangers = 0
+        self._strangers: Counter[str] = Counter()  # by host
         self._live: set[TlsChannel] = set()
         self._server: ssl.SSLContext | None = None
         self._valves: dict[str, Valve] = {}
         self.enrol: Callable[[TlsChannel], Awaitable[None]] | None = (
             None  # serves who wants to be enrolled
+        )
+        self.renew: Callable[[TlsChannel], Awaitable[None]] | None = (
+            None  # serves who has a new key
         )
         self.addresses: list[str] = []  # of ports that we listen at
         peers.on_change.append(self._changed)
@@ -198,22 +219,40 @@ class SecuredNet:
         if peer is None:
             self._check_plain(address)
             return LinkChannel(await self._inner.connect(address), self.valve(ALL_OTHERS))
+        return await self._call_peer(peer, self._client_context())
+
+    async def connect_to_renew(self, peer: Peer) -> TlsChannel:
+        """To talk of certificates. Raises `Unavailable` or `PeerFault`."""
+        context = self._client_context()
+        context.set_alpn_protocols([RENEWAL])
+        channel = await self._call_peer(peer, context)
+        if channel.renews:
+            return channel
+        channel.close()
+        raise PeerFault(
+            f"site {peer.name} does not know how certificates are renewed: its version is older",
+            hint="run the same version of isochrone at both sites",
+        )
+
+    async def _call_peer(self, peer: Peer, context: ssl.SSLContext) -> TlsChannel:
         if not peer.address:
             raise Unavailable(
                 f"site {peer.name} has no address: it only ever calls us",
                 hint="let it join again with --address HOST:PORT",
             )
-        channel = await self.call(peer.address, self._client_context(), self.valve(peer.name))
-        if channel.certificate != peer.certificate:
+        channel = await self.call(peer.address, context, self.valve(peer.name))
+        known = self._peers.named(peer.name)
+        if known is None or known.id != peer.id:
+            channel.close()
+            raise Unavailable(f"site {peer.name} was revoked while it was called")
+        if channel.certificate not in known.certificates:
             channel.close()
             raise PeerFault(
                 f"{peer.address} is not site {peer.name}: it has another certificate",
                 hint="somebody is in between, or the site was made anew: then revoke and join",
             )
-        now = self._peers.by_certificate(channel.certificate)
-        if now is None:
-            channel.close()
-            raise Unavailable(f"site {peer.name} was revoked while it was called")
+        now = self._peers.shown(channel.certificate)
+        assert now is not None
         self._admit(channel, now)
         return channel
 
@@ -267,37 +306,54 @@ class SecuredNet:
         return listener
 
     async def _answer(self, inner: Channel, handler: Handler) -> None:
-        if self._strangers >= STRANGERS_MAX:
-            log.warning("a connection was turned away: too many strangers", peer=inner.peer)
+        host = host_of(inner.peer)
+        of_one = self._strangers[host] >= STRANGERS_OF_ONE_MAX
+        if of_one or self._strangers.total() >= STRANGERS_MAX:
+            log.info("a connection was turned away: too many strangers", peer=inner.peer)
             return
         try:
             channel = TlsChannel(inner, self.valve(ALL_OTHERS), self._server_context(), server=True)
         except (OSError, IsochroneError) as e:  # its own files; of TLS, too
             log.error("no link can be answered", peer=inner.peer, reason=str(e))
             return
-        self._strangers += 1
+        self._strangers[host] += 1
         known = False
         try:
             await channel.handshake()
             if channel.certificate:
-                peer = self._peers.by_certificate(channel.certificate)
+                peer = self._peers.shown(channel.certificate)
                 if peer is None:  # revoked while it shook hands
                     raise PeerFault("the certificate is not trusted any more")
                 channel.valve = self.valve(peer.name)
                 self._admit(channel, peer)
-                known, self._strangers = True, self._strangers - 1
-                await handler(channel)
+                known = True
+                self._left(host)
+                await self._hand_on(channel, handler)
             elif self.enrol is not None:
                 await self.enrol(channel)
         except IsochroneError as e:
             log.info("a link was refused", peer=inner.peer, reason=e.message)
         finally:
-            self._strangers -= not known
+            if not known:
+                self._left(host)
             self._live.discard(channel)
             channel.close()
 
+    def _left(self, host: str) -> None:
+        """A stranger has gone, or is none any more."""
+        self._strangers[host] -= 1
+        if not self._strangers[host]:
+            del self._strangers[host]
+
+    async def _hand_on(self, channel: TlsChannel, handler: Handler) -> None:
+        if not channel.renews:
+            await handler(channel)
+        elif self.renew is not None:
+            await self.renew(channel)
+
     def _admit(self, channel: TlsChannel, peer: Peer) -> None:
         channel.warrant = Warrant(here=self._peers.name, peer=peer)
+        channel.proved = channel.certificate
         self._live = {other for other in self._live if not other._closed}
         self._live.add(channel)
 
@@ -316,7 +372,8 @@ class SecuredNet:
             context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
             context.num_tickets = 0
             context.load_cert_chain(self._peers.identity_path)
-            pinned = "".join(to_pem(peer.certificate) for peer in self._peers.all)
+            context.set_alpn_protocols([RENEWAL])
+            pinned = "".join(to_pem(x) for peer in self._peers.all for x in peer.certificates)
             if pinned:
                 context.load_verify_locations(cadata=pinned)
             context.verify_mode = ssl.CERT_OPTIONAL
@@ -327,10 +384,10 @@ class SecuredNet:
     def _changed(self) -> None:
         """Somebody came or went, or has another limit: let go whoever is not known any more."""
         self._server = None
-        known = {peer.certificate: peer for peer in self._peers.all}
+        known = {each: peer for peer in self._peers.all for each in peer.certificates}
         for channel in list(self._live):
             assert channel.warrant is not None
-            peer = known.get(channel.warrant.peer.certificate)
+            peer = known.get(channel.proved)
             if peer is None or peer.role is not channel.warrant.peer.role:
                 self._live.discard(channel)
                 channel.close()

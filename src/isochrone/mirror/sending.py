@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
+
+import structlog
 
 from isochrone.errors import Conflict, Damaged
 from isochrone.mirror import sidefile
@@ -15,13 +18,28 @@ from isochrone.mirror.messages import HOLES_MAX, AnyMessage, Command, Data, Hole
 from isochrone.mirror.sidefile import Barrier, Became, Blocks, HoleRanges, Item, read_blocks
 from isochrone.store import records as r
 from isochrone.store.catalogue import Group, Image, Mark
+from isochrone.store.cursor import Cursor
 from isochrone.store.pool import Pool
 from isochrone.store.ranges import CHUNK_BLOCKS
 from isochrone.store.tracks import LEAF_BLOCKS
 
-# Of a frame from the log. They lie scattered: to read, check and pack so many takes about a
-# millisecond, for which nobody else is served.
+# Of a frame from the log. They lie scattered: to read, check and send so many takes a few tenths
+# of a millisecond, for which nobody else is served.
 WINDOW_BLOCKS: Final = 64
+
+
+log = structlog.get_logger("isochrone.mirror")
+
+
+class _UnreadableError(Exception):
+    """What the log should hold cannot be read; blocks that are damaged are another matter."""
+
+
+def _readable(items: Iterator[Item | None]) -> Iterator[Item | None]:
+    try:
+        yield from items
+    except (Damaged, OSError) as e:
+        raise _UnreadableError(e) from e
 
 
 class Sender:
@@ -34,6 +52,8 @@ class Sender:
         self.credit = 0  # bytes of payload that may still be sent
         self.news = asyncio.Event()  # a message came in that the sender may wait for
         self.spoke_at = -1e9
+        self._cursor = Cursor(pool.log)
+        self.log_unreadable = False  # for the rest of this connection
 
     async def wait(self, seconds: float) -> None:
         """Until a message comes or the time is over; then say that we are alive."""
@@ -55,21 +75,27 @@ class Sender:
         """What happened between two cuts; the number of blocks sent.
 
         None if it broke off: the group got other volumes, or the log is not `kept` for this any
-        more. What is missing in it then must not be taken for damage, or for nothing.
+        more, or it cannot be read, which `log_unreadable` says. What is missing in it then must
+        not be taken for nothing; images do without it.
         """
         sent = 0
-        log = self._pool.log
         items = sidefile.window(
-            log, volumes, base.lsn, mark.lsn,
-            blocks_max=WINDOW_BLOCKS, images=tuple(group.images),
+            self._pool.log, volumes, base.lsn, mark.lsn,
+            blocks_max=WINDOW_BLOCKS, images=tuple(group.images), cursor=self._cursor,
         )  # fmt: skip
-        for item in items:
-            if group.members_lsn > mark.lsn or not kept():
-                return None
-            if item is None:
-                await self.breathe()
-            else:
-                sent += await self.item(item)
+        try:
+            for item in _readable(items):
+                if group.members_lsn > mark.lsn or not kept():
+                    return None
+                if item is None:
+                    await self.breathe()
+                else:
+                    sent += await self.item(item)
+        except _UnreadableError as e:
+            if kept():  # else it was given back while others ran
+                self.log_unreadable = True
+                log.error("the log cannot be read for a mirror: images are sent", reason=str(e))
+            return None
         return sent
 
     async def send(self, message: AnyMessage) -> None:
@@ -130,8 +156,14 @@ class Sender:
         while self.credit <= 0:
             await self.wait(HEARTBEAT_SECONDS)
         self.credit -= len(payload)
-        await self._talk.send(Data(volume, blocks, sums, payload))
-        await self.breathe()
+        packing = self._talk.packing
+        if packing.due:  # as long as all the rest; meanwhile the loop is for others
+            packed = await self._pool.world.work.run(partial(packing.pack, payload))
+            await self._talk.send(Data(volume, blocks, sums, payload, packed or b""))
+            await self._keep_talking()
+        else:
+            await self._talk.send(Data(volume, blocks, sums, payload))
+            await self.breathe()
         return len(blocks)
 
     async def flush(self) -> None:
@@ -147,6 +179,10 @@ class Sender:
     async def breathe(self) -> None:
         """Let block clients run in the middle of long work, and do not fall silent over it."""
         clock = self._pool.world.clock
-        await clock.sleep(0)
-        if clock.monotonic() - self.spoke_at > HEARTBEAT_SECONDS:
+        await clock.sleep(0)  # the loop reads what has arrived; the turn for it comes behind us
+        await clock.sleep(0)  # now it is served
+        await self._keep_talking()
+
+    async def _keep_talking(self) -> None:
+        if self._pool.world.clock.monotonic() - self.spoke_at > HEARTBEAT_SECONDS:
             await self._beat()

@@ -21,7 +21,10 @@ from isochrone.mirror.messages import Fenced
 from isochrone.mirror.mover import Mover, greet, leave
 from isochrone.mirror.pairs import Cause
 from isochrone.mirror.partial import find_seeds
+from isochrone.mirror.past import SAVE_SECONDS, Past
+from isochrone.mirror.probing import Prober
 from isochrone.mirror.repair import Repairs
+from isochrone.mirror.seats import Seats, host_of
 from isochrone.mirror.source import SourceSession
 from isochrone.mirror.status import GroupStatus
 from isochrone.mirror.telling import add_mover, tell_group, tell_peer
@@ -32,11 +35,12 @@ from isochrone.store.catalogue import Group
 from isochrone.store.names import check_name
 from isochrone.store.pool import Pool
 from isochrone.world import World
+from isochrone.world.documents import Documents
 from isochrone.world.net import Channel, Listener
 
 INTERVAL_SECONDS: Final = 1.0  # between cuts: what a failover may lose when all is well
-SESSIONS_MAX: Final = 64  # connections served at once; each may hold a frame or two of memory
 FENCE_SECONDS: Final = 5.0  # between tries to tell an old primary that it is one
+WARN_SECONDS: Final = 10.0  # between lines about who is turned away: that can be often
 LEAVE_SECONDS_MAX: Final = 5.0  # a primary that does not answer does not stop a removal
 
 log = structlog.get_logger()
@@ -52,6 +56,7 @@ class Mirrors:
         *,
         interval: float = INTERVAL_SECONDS,
         progress_bytes: int = 0,
+        documents: Documents | None = None,
     ) -> None:
         self._pool = pool
         self._world = world
@@ -59,15 +64,21 @@ class Mirrors:
         self._progress_bytes = progress_bytes  # that a broken copy sends again; 0: the usual
         self._listeners: list[Listener] = []
         self._sessions: set[SourceSession] = set()
+        self._seats = Seats()
+        self._warn_at = 0.0
+        self._turned_away = 0  # since the last warning
         self._movers: dict[str, Mover] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._watch = Watch(pool, lambda: self._sessions)
         self._figures: dict[str, Followed] = {}  # of each mover
+        self._past = Past(documents, world)
+        self._watch.remembered = self._past.of_session
         self._released: set[str] = set()  # groups that a command is at work on
         self._cuts_placed: Counter[str] = Counter()  # in this life of the controller
         self.pace = self._watch.pace  # seconds that changes of an export wait
         self.asking = Asking(pool, self._live)
         self.repairs = Repairs(pool, self._live)
+        self.prober = Prober(pool)
         self.verifier = Verifier(pool, self._movers.get, self.repairs)
         pool.on_change.append(self._count)
         pool.on_change.append(self._role_changed)
@@ -97,16 +108,20 @@ class Mirrors:
     async def start(self) -> None:
         """Follow every group this pool is secondary of, fence old primaries, watch the others."""
         self._spawn("watch", self._look())
+        if self._past.kept:
+            self._spawn("past", self._save_each_minute())
         self._spawn("promises", self.asking.run())
         self._spawn("repairs", self.repairs.run())
         self._spawn("comparisons", self.verifier.run())
+        self._spawn("probes", self.prober.run())
         for group in list(self._pool.state.groups.values()):
             if group.role == "secondary":
                 self._follow(group)
-            elif group.fence_pending:
+            if group.to_fence:
                 self.fence(group.name)
 
     async def stop(self) -> None:
+        await self._save()  # as it was before we hung up
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
@@ -136,14 +151,18 @@ class Mirrors:
     async def _serve(self, channel: Channel) -> None:
         """One connection of a secondary."""
         talk = Conversation(channel)
-        if len(self._sessions) >= SESSIONS_MAX:
-            log.warning("a secondary was turned away: too many connections", peer=channel.peer)
+        try:
+            seat = self._seats.enter(talk.site or host_of(channel.peer))
+        except IsochroneError as e:
+            self._turn_away(channel.peer, e.message)
             return
         session = SourceSession(self._pool, talk, self._interval, self._progress_bytes)
         session.on_answer = self.asking.hear
         session.on_fetched = self.repairs.hear
         session.upstream = self._movers.get
         session.on_follow = self._replace
+        session.on_first = seat.sit
+        session.on_leave = self._hang_up
         self._sessions.add(session)
         try:
             await session.run()
@@ -153,14 +172,28 @@ class Mirrors:
             # A broken invariant: it ends this connection; the secondary will come again.
             log.exception("a secondary's connection broke", peer=channel.peer)
         finally:
+            seat.leave()
             self._sessions.discard(session)
             self._watch.ended(session)
+
+    def _turn_away(self, peer: str, reason: str) -> None:
+        now = self._world.clock.monotonic()
+        self._turned_away += 1
+        if now >= self._warn_at:
+            log.warning("a connection was turned away", peer=peer, reason=reason,
+                        connections=self._turned_away)  # fmt: skip
+            self._warn_at, self._turned_away = now + WARN_SECONDS, 0
 
     def _replace(self, session: SourceSession) -> None:
         """A secondary is here again before its last connection was found to be dead: that one goes.
 
         Two would place cuts for one secondary, and only one of them would be suspended.
         """
+        self._hang_up(session)
+        self.asking.followed(session, session.group_name)
+
+    def _hang_up(self, session: SourceSession) -> None:
+        """End the other connections on which a secondary follows a group."""
         for other in self._sessions - {session}:
             same = (other.peer, other.group_name) == (session.peer, session.group_name)
             if same and other.following:
@@ -174,7 +207,8 @@ class Mirrors:
 
     def _follow(self, group: Group) -> None:
         mover = self._movers[group.name] = Mover(self._pool, group.name)
-        self._figures[group.name] = Followed(mover)
+        figures = self._figures[group.name] = Followed(mover)
+        self._past.take_up(group.name, group.lineage, figures.history, mover.trail)
         self._spawn(f"mover of {group.name}", mover.run())
 
     async def add(
@@ -279,30 +313,37 @@ class Mirrors:
     # -- fencing
 
     def fence(self, group: str) -> None:
-        """Keep telling the old primary of a promoted group that its epoch is over."""
+        """Keep telling old primaries of a group that their epoch is over, until they know."""
         self._spawn(f"fence of {group}", self._fence(group))
 
     async def _fence(self, name: str) -> None:
         while True:
             group = self._pool.state.groups.get(name)
-            if group is None or not group.fence_pending:
+            if group is None or not group.to_fence:
                 return
-            epoch = group.epoch
+            for address in group.to_fence:
+                await self._tell_old(group, address)
+            if group.to_fence:
+                await self._world.clock.sleep(FENCE_SECONDS)
+
+    async def _tell_old(self, group: Group, address: str) -> None:
+        name, epoch = group.name, group.epoch
+        here = self.address if group.role == "primary" else group.source
+        try:
+            talk = Conversation(await self._world.net.connect(address))
             try:
-                talk = Conversation(await self._world.net.connect(group.source))
-                try:
-                    await talk.send(fence_of(group, self.address))
-                    await talk.expect(Fenced)
-                finally:
-                    talk.close()
-                # Meanwhile it may be deleted, or have begun another epoch, which has its own task.
-                if self._pool.state.groups.get(name) is group and group.epoch == epoch:
-                    self._pool.record(r.PeerFenced(group=name))
-                    log.info("the old primary is fenced", group=name, epoch=epoch)
-                return
-            except IsochroneError as e:
-                log.debug("the old primary cannot be told yet", group=name, reason=e.message)
-            await self._world.clock.sleep(FENCE_SECONDS)
+                await talk.send(fence_of(group, here))
+                await talk.expect(Fenced)
+            finally:
+                talk.close()
+        except IsochroneError as e:
+            log.debug("an old primary cannot be told yet", group=name, reason=e.message)
+            return
+        # Meanwhile it may be deleted, or have begun another epoch, of which the other must hear.
+        if self._pool.state.groups.get(name) is group and group.epoch == epoch:
+            last = group.fence_pending and address == group.source
+            self._pool.record(r.PeerFenced(group=name, source="" if last else address))
+            log.info("an old primary is fenced", group=name, epoch=epoch, address=address)
 
     # -- watching
 
@@ -314,6 +355,20 @@ class Mirrors:
             now = self._world.clock.monotonic()
             for followed in self._figures.values():
                 followed.sample(now)
+
+    async def _save_each_minute(self) -> None:
+        while True:
+            await self._world.clock.sleep(SAVE_SECONDS)
+            await self._save()
+
+    async def _save(self) -> None:
+        """Keep what was seen beyond this life."""
+        followed = {
+            name: (self._figures[name].history, mover.trail)
+            for name, mover in self._movers.items()
+            if name in self._figures
+        }
+        await self._past.save(self._pool.state, followed, self._watch.trails())
 
     def _count(self, lsn: int, record: r.AnyRecord) -> None:
         match record:
@@ -358,6 +413,8 @@ class Mirrors:
         status = tell_group(self._pool, found, peers, self._interval, self._watch.delay(group))
         status.verified_age = self.verifier.age(group)
         status.verified_unhealed = self.verifier.unhealed(group)
+        status.probe_age = self.prober.age(group)
+        status.probe_failed = self.prober.failed(group)
         mover = self._movers.get(group)
         if mover is not None:
             add_mover(status, mover, self._figures[group], self._world.clock.monotonic())

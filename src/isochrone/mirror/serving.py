@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import structlog
 from pyroaring import BitMap
 
 from isochrone.errors import PeerFault, StaleEpoch
@@ -26,12 +27,14 @@ from isochrone.mirror.messages import (
 )
 from isochrone.mirror.sending import Sender
 from isochrone.mirror.shipment import CAPABILITY as IMAGES
-from isochrone.mirror.shipment import Shipment, starting_at
+from isochrone.mirror.shipment import COPIES_MAX, Shipment, starting_at
 from isochrone.store.catalogue import Group, Mark
 from isochrone.store.changes import log_serves
 from isochrone.store.pool import Pool
 from isochrone.store.records import Position
 from isochrone.types import BLOCK
+
+log = structlog.get_logger()
 
 
 def volumes_of(pool: Pool, group: Group) -> tuple[RemoteVolume, ...]:
@@ -65,6 +68,7 @@ class Serving:
         self.left = False  # the secondary has taken its leave
         self.out = Sender(pool, talk, self.heartbeat)
         self.shipment: Shipment | None = None  # what is sent now, if not from the log
+        self.copies_left_out = 0  # by a resend, because there were too many
         self.diverged: dict[int, BitMap] = {}  # tracks that it changed itself since its cut
         self.token = 0  # newest SYNC; a cut placed or found unnecessary from then on covers it
         self.listed = False  # an inventory was sent
@@ -92,6 +96,13 @@ class Serving:
             raise PeerFault("digests came that nobody asked for")
         self.shipment.answered(answer)
 
+    def _note_left_out(self, count: int) -> None:
+        if count:
+            self.copies_left_out = count
+            log.warning("a resend leaves the oldest copies out: the secondary will not have them",
+                        group=self._group.name, peer=self._peer, copies=count,
+                        sent=COPIES_MAX)  # fmt: skip
+
     # -- the group
 
     def live_group(self) -> Group:
@@ -110,10 +121,8 @@ class Serving:
     def leads_on(self, cut: int) -> bool:
         """Whether something leads on from a cut; else everything must be copied."""
         base = self._mark(self._group, cut)
-        return base is not None and (
-            self._by_log(self._group, base)
-            or starting_at(self._pool, self._group, cut, None) is not None
-        )
+        by_log = base is not None and self._by_log(self._group, base)
+        return by_log or bool(cut and starting_at(self._pool, self._group, cut, None))
 
     # -- serving
 
@@ -131,7 +140,7 @@ class Serving:
             if base is not None and self._by_log(group, base):
                 await self._send_group(group, base)
             else:
-                await self._send_images(group, base, seeded=pull.seeded)
+                await self._send_images(group, pull.cut, seeded=pull.seeded)
 
     def _mark(self, group: Group, cut: int) -> Mark | None:
         """Where a cut that the secondary has lies in the log; None if it must copy everything.
@@ -145,7 +154,9 @@ class Serving:
     def _by_log(self, group: Group, base: Mark) -> bool:
         """Whether the log leads on from a cut; if not, images of what was changed may."""
         session = group.sessions.get(self._peer)
-        return session is not None and not self.diverged and log_serves(group, session, base)
+        if session is None or self.diverged or self.out.log_unreadable:
+            return False
+        return log_serves(group, session, base)
 
     async def _until_due(self, group: Group, base: Mark) -> None:
         """Wait until there is something to cut and the interval has passed, or a SYNC came."""
@@ -209,11 +220,10 @@ class Serving:
             return  # by images then; what was sent of this is dropped there
         await self._end_group(mark, blocks, token, listing)
 
-    async def _send_images(self, group: Group, base: Mark | None, *, seeded: bool) -> None:
-        """Place a cut and send images of it: of what was changed since the base, or everything."""
+    async def _send_images(self, group: Group, cut: int, *, seeded: bool) -> None:
+        """Place a cut and send images of it: of what was changed since `cut`, or everything."""
         pool, token = self._pool, self.token
         offered, self._offered = self._offered, None
-        cut = base.cut if base is not None else 0
         start = starting_at(pool, group, cut, offered)
         if start is None:
             start, cut = Position(), 0
@@ -223,6 +233,9 @@ class Serving:
             mark, token = self._relay.place(self._peer, self.acked, begun), self._relay.covered
         else:
             mark = cuts.place(pool, group, acked, whole=self._peer, begun=begun)
+        if any(at and group.mark(at) is None for at in begun):
+            # As many followers as there may be need all the marks there may be, and this one went.
+            start, cut = Position(), 0
         listing = self._inventory(group, whole=True)
         self._last_cut_at = pool.world.clock.monotonic()
         # In the same step, or what is frozen would not be what the cut stands for.
@@ -232,6 +245,7 @@ class Serving:
             progress_bytes=self._progress_bytes,
         )  # fmt: skip
         self.shipment, volumes = ship, volumes_of(pool, group)
+        self._note_left_out(ship.copies_left_out)
         try:
             await self.out.flush()
             await self._talk.send(

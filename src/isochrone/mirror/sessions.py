@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from isochrone.errors import Conflict
+from isochrone.mirror.moves import moved
 from isochrone.mirror.pairs import Cause, Pair
 from isochrone.mirror.status import Suspension
 
@@ -76,10 +76,7 @@ MOVES: Final[dict[SessionState, dict[Event, SessionState]]] = {
 
 def move(state: SessionState, event: Event) -> SessionState:
     """The state after an event. Raises `Conflict` where the table has no entry."""
-    try:
-        return MOVES[state][event]
-    except KeyError:
-        raise Conflict(f"a session that is {state.value} cannot be {event.value}") from None
+    return moved(MOVES, state, event, "a session that is {} cannot be {}")
 
 
 @dataclass(frozen=True, slots=True)

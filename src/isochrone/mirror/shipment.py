@@ -41,14 +41,17 @@ COPIES_MAX: Final = 1024  # in one resend: each pins a table of every volume, an
 def starting_at(pool: Pool, group: Group, base: int, offered: Partial | None) -> Position | None:
     """Where images begin that lead a secondary on from a cut it has; 0: it has none.
 
-    It goes on with the part that the secondary offers, if what changed since is known. None if
-    nothing leads on from the base.
+    It goes on with the part that the secondary offers, if what changed since is known. A cut that
+    is not remembered here is led on from by an older one of the same history: whatever differs
+    changed since that one, too. None if nothing leads on from the base.
     """
     if offered is not None and _can_go_on(pool, group, base, offered):
         return Position(offered.floor, offered.begun, offered.step, offered.volume, offered.block)
-    if base and changes.since(pool.state, group, base) is None:
-        return None
-    return Position(floor=base)
+    if base > group.cut:
+        return None  # no cut of this history yet
+    known = (mark.cut for mark in group.marks if mark.recorded and mark.cut <= base)
+    floor = max(known, default=0)
+    return Position(floor=floor) if floor or not base else None
 
 
 def _can_go_on(pool: Pool, group: Group, base: int, offered: Partial) -> bool:
@@ -85,10 +88,13 @@ class Shipment:
         self._told = told  # the other side understands how far it has come
         self._pins: list[Table] = []
         self._resumed = start.step > 0
-        self._base = group.mark(base) if base else None
+        self.copies_left_out = 0  # older ones that the secondary will not get
+        # Of a cut that is not remembered here copies are sent since an older one: once too often.
+        older = [mark for mark in group.marks if mark.cut <= base]
+        self._base = older[-1] if older and base else None
         steps = [*self._copies(group, mark, start), self._live(group, mark)]
         cuts = {start.floor, start.begun} - {0}
-        known = {cut: changes.since(pool.state, group, cut) or {} for cut in cuts}
+        known = {cut: _known(pool, group, cut) for cut in cuts}
         for id, tracks in (diverged or {}).items():  # changed there, and not by us
             for changed in known.values():
                 changed[id] = changed.get(id, BitMap()) | tracks
@@ -155,8 +161,9 @@ class Shipment:
             return  # a first copy: what was copied before it stays here
         state = self._pool.state
         found = [copy for copy in _copies_of(self._pool, group) if after <= copy.lsn < mark.lsn]
+        self.copies_left_out, mine = max(0, len(found) - COPIES_MAX), set(group.volumes)
         for copy in sorted(found, key=lambda copy: copy.lsn)[-COPIES_MAX:]:
-            inside = [(source, m) for source, m in copy.members if source in set(group.volumes)]
+            inside = [(source, m) for source, m in copy.members if source in mine]
             if any(state.volumes[m].changed_lsn != copy.lsn for _, m in inside):
                 continue  # a clone that was written to: what it was at first nobody knows
             name = copy.origin or copy.name
@@ -237,10 +244,14 @@ class Shipment:
     async def _send_items(
         self, out: Sender, part: Pass, work: Work, items: Iterator[images.Item | None]
     ) -> None:
+        breathed = False  # whoever sends blocks lets others run by itself
         for item in items:
             if item is None:
-                await out.breathe()
+                if not breathed:
+                    await out.breathe()
+                breathed = False
                 continue
+            breathed = isinstance(item, Blocks)
             count = await out.item(item)
             self.sent += count
             self._left -= count
@@ -294,6 +305,12 @@ class Shipment:
             return len(_between(work.marked, work.start, stop)) * TRACK_BLOCKS
         leaves = images.leaves_mapped(self._pool.state.forest, work.table)
         return min(leaves * LEAF_BLOCKS, stop - work.start)
+
+
+def _known(pool: Pool, group: Group, cut: int) -> dict[int, BitMap]:
+    found = changes.since(pool.state, group, cut)
+    assert found is not None, cut  # nothing would be sent, and taken for all there is
+    return found
 
 
 def _between(marked: BitMap, start: int, stop: int) -> BitMap:

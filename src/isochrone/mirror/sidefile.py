@@ -9,20 +9,27 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain, islice, pairwise
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from isochrone.errors import Damaged
+from isochrone.mirror.coalescing import KEY_SHIFT, Interval, Rows, keys_of
 from isochrone.mirror.messages import HOLES_MAX
 from isochrone.store import records as r
+from isochrone.store.blocks import fetch
 from isochrone.store.catalogue import Image
-from isochrone.store.format import BODY, DISCARD, Batch
+from isochrone.store.cursor import Cursor
+from isochrone.store.format import BODY, DISCARD, WRITE
 from isochrone.store.log import Log
 from isochrone.store.mirrored import commands
-from isochrone.types import BLOCK
+from isochrone.store.sections import Section, Words, blocks_of
 
-U64 = NDArray[np.uint64]
+SMALL_RECORDS: Final = 256  # discards and bodies looked at before others are served
+# Of an interval. To put one among more takes so long that others would wait for `SMALL_RECORDS`
+# longer than a millisecond; so it ends here, as at a barrier, and some blocks go once more.
+HOLES_HELD_MAX: Final = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,61 +62,6 @@ class Became:
 Item = Blocks | HoleRanges | Barrier | Became
 
 
-class _Interval:
-    """What was written and discarded since the last barrier."""
-
-    def __init__(self) -> None:
-        self.columns: list[U64] = []  # rows of volume, block, pointer, sum, in log order
-        self.discards: list[tuple[int, int, int, int]] = []  # volume, block, count, rows before
-        self.rows = 0
-
-    def write(self, volume: int, block: int, first: int, sums: U64) -> None:
-        count = len(sums)
-        rows = np.empty((4, count), np.uint64)
-        rows[0] = volume
-        rows[1] = np.arange(block, block + count, dtype=np.uint64)
-        rows[2] = np.arange(first, first + count, dtype=np.uint64)
-        rows[3] = sums
-        self.columns.append(rows)
-        self.rows += count
-
-    def items(self, blocks_max: int) -> Iterator[Item]:
-        """Holes first, then blocks: a block that was written after its discard overrides it."""
-        ranges = [discard[:3] for discard in self.discards]
-        for at in range(0, len(ranges), HOLES_MAX):
-            yield HoleRanges(tuple(ranges[at : at + HOLES_MAX]))
-        if not self.rows:
-            return
-        volume, block, pointer, sums = np.concatenate(self.columns, axis=1)
-        order = np.lexsort((np.arange(self.rows), block, volume))
-        volume, block = volume[order], block[order]
-        last = np.append((volume[1:] != volume[:-1]) | (block[1:] != block[:-1]), True)
-        order, volume, block = order[last], volume[last], block[last]
-        keep = self._not_discarded(volume, block, order)
-        order, volume, block = order[keep], volume[keep], block[keep]
-        edges = np.flatnonzero(volume[1:] != volume[:-1]) + 1
-        for start, stop in zip([0, *edges], [*edges, len(volume)], strict=True):
-            for at in range(start, stop, blocks_max):
-                rows = slice(at, min(stop, at + blocks_max))
-                yield Blocks(
-                    int(volume[at]),
-                    array("Q", block[rows].tobytes()),
-                    array("Q", pointer[order[rows]].tobytes()),
-                    array("Q", sums[order[rows]].tobytes()),
-                )
-
-    def _not_discarded(self, volume: U64, block: U64, order: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which of the last versions were not discarded after they were written."""
-        keep = np.ones(len(block), bool)
-        for discarded, first, count, rows_before in self.discards:
-            low = int(np.searchsorted(volume, discarded, "left"))
-            high = int(np.searchsorted(volume, discarded, "right"))
-            start = low + int(np.searchsorted(block[low:high], np.uint64(first), "left"))
-            end = low + int(np.searchsorted(block[low:high], np.uint64(first + count), "left"))
-            keep[start:end] &= order[start:end] >= rows_before
-        return keep
-
-
 def window(
     log: Log,
     volumes: Sequence[int],
@@ -118,29 +70,35 @@ def window(
     *,
     blocks_max: int,
     images: Sequence[Image] = (),
+    cursor: Cursor | None = None,
 ) -> Iterator[Item | None]:
     """What a secondary that has everything up to one lsn needs to reach a later one.
 
-    Yields None after each batch that was read, so that the caller can let others run. All records
-    up to `to_lsn` must be durable: what a power cut can still take must never be sent.
+    Yields None after each piece of work, so that the caller can let others run. All records up to
+    `to_lsn` must be durable: what a power cut can still take must never be sent. `cursor` is that
+    of whoever asks for one window after the other.
     """
     assert to_lsn <= log.durable
     if after_lsn >= to_lsn:
         return
-    members = np.array(sorted(volumes), np.uint32)
+    members = np.array(sorted(volumes), np.uint64)
     mine = frozenset(volumes)
-    interval = _Interval()
-    for batch in log.batches(after_lsn + 1, to_lsn):
-        for lsn, record in _take(batch, members, interval, after_lsn, to_lsn):
+    interval = Interval()
+    for section in (cursor or Cursor(log)).read(after_lsn + 1, to_lsn):
+        for found in _take(section, members, interval, after_lsn, to_lsn):
+            if found is None:
+                yield from _relieved(interval, members, blocks_max)
+                continue
+            lsn, record = found
             commands = list(_commands(record, mine))
             became = [image for image in images if image.lsn == lsn]
             if commands or became:
-                yield from interval.items(blocks_max)
-                interval = _Interval()
+                yield from _items(interval, members, blocks_max)
+                interval.clear()
                 yield from map(Barrier, [*commands, *_copied(became)])
                 yield from (Became(image) for image in became if image.image)
-        yield None
-    yield from interval.items(blocks_max)
+        yield from _relieved(interval, members, blocks_max)
+    yield from _items(interval, members, blocks_max)
 
 
 def _commands(record: r.AnyRecord, volumes: frozenset[int]) -> Iterator[r.AnyRecord]:
@@ -179,42 +137,89 @@ def _copied(became: Sequence[Image]) -> Iterator[r.AnyRecord]:
 
 
 def _take(
-    batch: Batch, members: NDArray[np.uint32], interval: _Interval, after: int, to: int
-) -> Iterator[tuple[int, r.AnyRecord]]:
-    """Add a batch to an interval; yields its bodies, with their lsn, at their places."""
-    rows = batch.descriptors
-    if not np.isin(rows["volume"], members).any() and not (rows["kind"] == BODY).any():
-        return
-    lsn, payload, body = batch.header.first_lsn, 0, 0
-    wanted = frozenset(members.tolist())
-    for kind, volume, block, count, size in rows.tolist():
-        inside = after < lsn <= to
-        if kind == BODY:
-            if inside:
-                yield lsn, r.decode(batch.bodies[body : body + size])
-            body += size
-        elif kind == DISCARD:
-            if inside and volume in wanted:
-                interval.discards.append((volume, block, count, interval.rows))
+    section: Section, members: Words, interval: Interval, after: int, to: int
+) -> Iterator[tuple[int, r.AnyRecord] | None]:
+    """Add what a section says of the members to an interval; its bodies, with their lsn, in place.
+
+    None now and then, as `window`.
+    """
+    described = section.descriptors
+    lsns = section.start.lsn + 1 + np.arange(len(described))
+    inside = (lsns > after) & (lsns <= to)
+    kinds, sizes = described["kind"], described["body"].astype(np.int64)
+    ranks = np.searchsorted(members, described["volume"]).astype(np.uint64)
+    member = np.isin(described["volume"], members) & inside
+    written = member & (kinds == WRITE)
+    counts = blocks_of(described)
+    keys = np.repeat(keys_of(ranks, described["block"]), counts)
+    keys += (np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.uint64)
+    chosen = np.repeat(written, counts)
+    keys, pointers, sums = keys[chosen], section.pointers()[chosen], section.sums[chosen]
+    rows_until = np.cumsum(np.where(written, counts, 0))
+    bodies_until = np.cumsum(sizes)
+    small = np.flatnonzero((member & (kinds == DISCARD)) | (inside & (kinds == BODY)))
+    done = 0
+    for n, at in enumerate(small.tolist(), 1):
+        if (rows := int(rows_until[at])) > done:
+            interval.write(keys[done:rows], pointers[done:rows], sums[done:rows])
+            done = rows
+        if kinds[at] == DISCARD:
+            interval.discard(
+                int(ranks[at]), int(described["block"][at]), int(described["count"][at])
+            )
         else:
-            if inside and volume in wanted:
-                interval.write(
-                    volume, block, batch.first_pointer + payload,
-                    batch.sums[payload : payload + count],
-                )  # fmt: skip
-            payload += count
-        lsn += 1
+            end = int(bodies_until[at])
+            yield int(lsns[at]), r.decode(section.bodies[end - int(sizes[at]) : end])
+        if not n % SMALL_RECORDS:
+            yield None
+    if done < len(keys):
+        interval.write(keys[done:], pointers[done:], sums[done:])
+
+
+def _items(interval: Interval, members: Words, blocks_max: int) -> Iterator[Item | None]:
+    """Holes first, then blocks: a block that was written after its discard overrides it."""
+    volumes = members.tolist()
+    ranges = ((volumes[rank], block, count) for rank, block, count in interval.holes.ranges())
+    while some := tuple(islice(ranges, HOLES_MAX)):
+        yield HoleRanges(some)
+    for rows in interval.rows():
+        yield from _blocks(rows, volumes, blocks_max)
+        yield None
+
+
+def _relieved(interval: Interval, members: Words, blocks_max: int) -> Iterator[Item | None]:
+    """Let others run; first the interval ends, if it has too many holes."""
+    if len(interval.holes) >= HOLES_HELD_MAX:
+        yield from _items(interval, members, blocks_max)
+        interval.clear()
+    yield None
+
+
+def _blocks(rows: Rows, volumes: Sequence[int], blocks_max: int) -> Iterator[Blocks]:
+    ranks, blocks = rows[0] >> np.uint64(KEY_SHIFT), rows[0] & np.uint64((1 << KEY_SHIFT) - 1)
+    edges = (np.flatnonzero(ranks[1:] != ranks[:-1]) + 1).tolist()
+    for start, stop in pairwise(chain([0], edges, [len(ranks)])):
+        for at in range(start, stop, blocks_max):
+            piece = slice(at, min(stop, at + blocks_max))
+            yield Blocks(
+                volumes[int(ranks[at])],
+                array("Q", blocks[piece].tobytes()),
+                array("Q", rows[2, piece].tobytes()),
+                array("Q", rows[3, piece].tobytes()),
+            )
 
 
 def read_blocks(log: Log, item: Blocks) -> bytes:
-    """The bytes of an item's blocks, verified, with one read for each run in the log."""
-    pieces: list[bytes] = []
-    pointers = item.pointers
-    start = 0
-    for at in range(1, len(pointers) + 1):
-        if at == len(pointers) or pointers[at] != pointers[at - 1] + 1:
-            pieces.append(log.read(pointers[start], item.sums[start:at]))
-            start = at
-    data = b"".join(pieces)
-    assert len(data) == len(pointers) * BLOCK
-    return data
+    """The bytes of an item's blocks, verified, with one read for each run in the log.
+
+    Raises `Damaged`, also for what the disk cannot read.
+    """
+    pieces = fetch(log, item.pointers, item.sums)
+    if pieces is None:  # say what is wrong, and where
+        try:
+            pieces = [
+                log.read(pointer, item.sums[n : n + 1]) for n, pointer in enumerate(item.pointers)
+            ]
+        except OSError as e:
+            raise Damaged(f"the disk cannot read a block: {e.strerror or e}") from e
+    return b"".join(pieces)

@@ -31,6 +31,7 @@ from isochrone.mirror.messages import (
     Hello,
     Holdings,
     Leave,
+    Noted,
     Pull,
     Refuse,
     Switch,
@@ -69,15 +70,22 @@ class SourceSession:
         self.group_name = ""
         self._serving: Serving | None = None  # once the secondary is welcome
         self.upstream: cascade.Find = lambda group: None  # where a group here comes from
-        self.on_answer: Callable[[str, str, Answer | CopyAnswer], None] | None = None
+        self.on_answer: Callable[[str, str, Answer | CopyAnswer | Noted], None] | None = None
         self.on_fetched: Callable[[str, str, Fetched], None] | None = None
         self.on_follow: Callable[[SourceSession], None] | None = None
+        self.on_leave: Callable[[SourceSession], None] | None = None
+        self.on_first: Callable[[], None] | None = None  # may refuse whoever has said something
         self.following = False  # welcomed, and neither a probe nor at its end
 
     @property
     def acked(self) -> int:
         """Newest cut that the secondary said it has."""
         return self._serving.acked if self._serving is not None else 0
+
+    @property
+    def copies_left_out(self) -> int:
+        """Copies that a resend of this connection did not bring: there were too many."""
+        return self._serving.copies_left_out if self._serving is not None else 0
 
     @property
     def interval(self) -> float:
@@ -125,6 +133,8 @@ class SourceSession:
         """Raises `Unavailable` when the other side is gone, `PeerFault` when it makes no sense."""
         first = await self._talk.receive()
         try:
+            if self.on_first is not None:
+                self.on_first()
             match first:
                 case Fence():
                     await self._fence(first)
@@ -132,6 +142,9 @@ class SourceSession:
                 case Switch():
                     self._talk.check_may(Act.FENCE, (first.pool,))
                     await self._talk.last_word(await handover.answer(self._pool, first))
+                    return
+                case Hello(purpose="leave"):
+                    await self._talk.last_word(await self._let_go(first))
                     return
                 case Hello():
                     welcome = await self._accept(first)
@@ -188,6 +201,8 @@ class SourceSession:
         pool = self._pool
         if hello.purpose not in PURPOSES:
             raise PeerFault(f"the other side wants to {hello.purpose!r}, which is unknown here")
+        if not hello.pool.isalnum():  # other secondaries are told of it, and would not believe it
+            raise PeerFault("the other side's pool has no identity")
         group = find_group(pool, hello.group)
         theirs = Lineage(hello.lineage, hello.epoch)
         if theirs.supersedes(group.identity):
@@ -204,6 +219,12 @@ class SourceSession:
             )
         admission.check_branch(group, hello)
         same = theirs == group.identity
+        if same and hello.cut > group.cut and group.role == "secondary":
+            raise Conflict(
+                f"the secondary has cut {hello.cut} of group {group.name}; this one, which it"
+                f" follows, is not as far: it has cut {group.cut}",
+                hint="it goes on by itself once that cut has come there, too",
+            )
         if same and hello.cut > group.cut:
             raise Conflict(
                 f"the secondary has cut {hello.cut} of group {group.name}, newer than cut"
@@ -233,6 +254,22 @@ class SourceSession:
             cuts=admission.cuts_known(group),
         )
 
+    async def _let_go(self, hello: Hello) -> Welcome:
+        """Forget a secondary that follows no more, also one that is suspended or not served."""
+        group = find_group(self._pool, hello.group)
+        if hello.lineage not in ("", group.lineage):
+            raise Conflict(f"group {group.name} there has another history")
+        if hello.pool in group.sessions:
+            self.peer, self.group_name = hello.pool, group.name
+            if self.on_leave is not None:
+                self.on_leave(self)
+            self._pool.record(r.SessionClosed(group=group.name, peer=hello.pool))
+            await self._pool.flush()
+        return Welcome(
+            pool=self._pool.identity, lineage=group.lineage, epoch=group.epoch, cut=group.cut,
+            resume=False, volumes=(),
+        )  # fmt: skip
+
     async def _fence(self, message: Fence) -> None:
         group = self._pool.state.groups.get(message.group)
         if group is not None and Lineage(message.lineage, message.epoch).supersedes(group.identity):
@@ -258,7 +295,7 @@ class SourceSession:
                     serving.token = max(serving.token, token)
                 case Heartbeat():
                     pass
-                case (Answer() | CopyAnswer()) as said:
+                case (Answer() | CopyAnswer() | Noted()) as said:
                     if self.on_answer is not None:
                         self.on_answer(self.group_name, self.peer, said)
                 case Fetched() as found:

@@ -34,6 +34,7 @@ class PeerStatus(msgspec.Struct, kw_only=True):
     backlog_age: float = 0.0  # seconds since the oldest of them, at most
     changed_bytes: int = -1  # tracks that a resend would bring; -1: not known
     missing: dict[str, int] = {}  # the same by volume, as far as known
+    copies_left_out: int = 0  # by the last resend that had too many, in this life of the controller
     policy: str = "suspend"  # suspend, fall-behind, pace
     limit_bytes: int = 0  # of the side file; 0: none
     limit_seconds: float = 0.0  # 0: none
@@ -96,6 +97,8 @@ class GroupStatus(msgspec.Struct, kw_only=True):
     cuts: int = 0  # placed at a primary, committed at a secondary, since the start
     verified_age: float = -1.0  # secondary: seconds since it was last compared; -1: never
     verified_unhealed: int = 0  # secondary: what that found, and was not healed by its end
+    probe_age: float = -1.0  # seconds since a restore probe ended well; -1: none has
+    probe_failed: bool = False  # the newest that has ended did not
     cuts_failed: int = 0  # secondary: begun and never committed
     shipped: Shipped = msgspec.field(default_factory=Shipped)
     packing: float = 0.0  # bytes of blocks for each byte of data on the link

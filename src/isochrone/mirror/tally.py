@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from isochrone.mirror.messages import AnyMessage, Command, Data, Holes
 from isochrone.types import BLOCK
+
+if TYPE_CHECKING:
+    from isochrone.mirror.messages import AnyMessage
 
 
 class Shipped(msgspec.Struct, kw_only=True):
@@ -19,6 +23,9 @@ class Shipped(msgspec.Struct, kw_only=True):
 
     def count(self, message: AnyMessage, size: int) -> None:
         """A message of so many bytes went over the link."""
+        # Here, because commands that only show the numbers start without messages and store.
+        from isochrone.mirror.messages import Command, Data, Holes
+
         match message:
             case Data(blocks=blocks):
                 self.data += size

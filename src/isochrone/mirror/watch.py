@@ -27,6 +27,7 @@ from isochrone.mirror.sessions import (
     pair_of,
 )
 from isochrone.mirror.source import SourceSession
+from isochrone.mirror.status import Suspension
 from isochrone.mirror.tally import Shipped
 from isochrone.store import records as r
 from isochrone.store.catalogue import Group, Mark, Session
@@ -55,6 +56,7 @@ class Watched:
     taken_at: float = 0.0  # monotonic, when it was last seen to have taken some
     shipped: Shipped = field(default_factory=Shipped)  # in connections that have ended
     changed_then: int = -1  # blocks changed in the group up to the cut it had at the last look
+    copies_left_out: int = 0  # by the last resend that had too many
     blocks_changed: int = 0  # that it got since it was first seen with a cut,
     shipped_then: int = 0  # when so many blocks had been sent
 
@@ -88,6 +90,7 @@ class Watch:
         self._pool = pool
         self._live = live
         self._watched: dict[tuple[str, str], Watched] = {}
+        self.remembered: Callable[[str, str], Iterable[Suspension]] = lambda group, peer: ()
         self._delays: dict[str, float] = {}  # group -> seconds that its writers wait
         self._pressed_at: float | None = None  # monotonic, since when writers wait for room
 
@@ -103,6 +106,10 @@ class Watch:
         """What is known of a session that is on record."""
         self._advance(group, peer)
         return self._watched[group, peer]
+
+    def trails(self) -> dict[tuple[str, str], Trail]:
+        """What happened to each session, by group and secondary."""
+        return {key: watched.trail for key, watched in self._watched.items()}
 
     def delay(self, group: str) -> float:
         """Seconds that each write to a group waits."""
@@ -124,6 +131,7 @@ class Watch:
         self._advance(group.name, session.peer)
         watched = self._watched[group.name, session.peer]
         watched.shipped.add(session.shipped)
+        watched.copies_left_out = session.copies_left_out or watched.copies_left_out
         watched.acked = session.acked or watched.acked
         self.look()
 
@@ -166,6 +174,7 @@ class Watch:
         if watched is None:
             site = session.site if session is not None else ""
             trail = Trail("session", group=name, peer=site or peer)
+            trail.suspensions.extend(self.remembered(name, peer))
             watched = self._watched[name, peer] = Watched(trail)
         if session is not None and session is not watched.session:
             watched.session, watched.acked = session, session.cut

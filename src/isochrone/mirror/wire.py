@@ -50,6 +50,7 @@ from typing import Final, cast
 
 import lz4.block
 import msgspec
+from xxhash import xxh3_64
 
 from isochrone.errors import PeerFault
 from isochrone.mirror.messages import DATA_TYPE, TYPES, AnyMessage, Data
@@ -90,18 +91,22 @@ def encode(message: AnyMessage, sequence: int, packing: Packing | None = None) -
 
 def _encode_data(data: Data, sequence: int, packing: Packing) -> list[Buffer]:
     blocks, flags = data.payload, 0
-    packed = packing.pack(blocks)
-    if packed is not None:
+    packed = data.packed if data.packed is not None else packing.pack(blocks)
+    if packed:
         blocks, flags = packed, FLAG_LZ4
     numbers = _DATA.pack(data.volume, len(data.blocks))
-    body = b"".join((numbers, data.blocks.tobytes(), data.sums.tobytes(), blocks))
-    return [_head(DATA_TYPE, flags, sequence, body), body]
+    front = b"".join((numbers, data.blocks.tobytes(), data.sums.tobytes()))
+    return [_head(DATA_TYPE, flags, sequence, front, blocks), front, blocks]
 
 
-def _head(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    assert len(body) <= FRAME_BYTES_MAX
-    head = _HEAD.pack(MAGIC, VERSION, kind, flags, sequence, len(body))
-    return head + _SUM.pack(checksum(body, checksum(head)))
+def _head(kind: int, flags: int, sequence: int, *body: Buffer) -> bytes:
+    length = size_of(body)
+    assert length <= FRAME_BYTES_MAX
+    head = _HEAD.pack(MAGIC, VERSION, kind, flags, sequence, length)
+    sum = xxh3_64(seed=checksum(head))
+    for piece in body:
+        sum.update(piece)
+    return head + _SUM.pack(sum.intdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ class FrameHead:
     seed: int
 
 
-def decode_head(head: bytes) -> FrameHead:
+def decode_head(head: Buffer) -> FrameHead:
     """The fixed part of a frame. Raises `PeerFault` for anything but a frame of this version."""
     magic, version, kind, flags, sequence, length = _HEAD.unpack_from(head)
     if magic != MAGIC:
@@ -130,8 +135,11 @@ def decode_head(head: bytes) -> FrameHead:
     return FrameHead(kind, flags, sequence, length, expected, checksum(head[: _HEAD.size]))
 
 
-def decode_body(head: FrameHead, body: bytes) -> AnyMessage:
-    """The message of a frame. Raises `PeerFault` for damaged, unknown or nonsensical ones."""
+def decode_body(head: FrameHead, body: Buffer) -> AnyMessage:
+    """The message of a frame. Raises `PeerFault` for damaged, unknown or nonsensical ones.
+
+    The blocks of DATA, where they are not packed, are a view of `body`.
+    """
     if checksum(body, head.seed) != head.sum:
         raise PeerFault("a frame was damaged on the way")
     if head.kind == DATA_TYPE:
@@ -145,7 +153,7 @@ def decode_body(head: FrameHead, body: bytes) -> AnyMessage:
         raise PeerFault(f"a {TYPES[head.kind].__name__} message makes no sense: {e}") from e
 
 
-def _decode_data(flags: int, body: bytes) -> Data:
+def _decode_data(flags: int, body: Buffer) -> Data:
     if len(body) < _DATA.size:
         raise PeerFault("a DATA frame is too short")
     volume, count = _DATA.unpack_from(body)
@@ -153,7 +161,8 @@ def _decode_data(flags: int, body: bytes) -> Data:
     if not 1 <= count <= DATA_BLOCKS_MAX or len(body) < start:
         raise PeerFault(f"a DATA frame claims {count} blocks")
     view = memoryview(body)
-    blocks, sums = array("Q", body[_DATA.size : _DATA.size + 8 * count]), array("Q")
+    blocks, sums = array("Q"), array("Q")
+    blocks.frombytes(view[_DATA.size : _DATA.size + 8 * count])
     sums.frombytes(view[_DATA.size + 8 * count : start])
     payload: Buffer = view[start:]
     if flags & FLAG_LZ4:

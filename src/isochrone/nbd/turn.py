@@ -33,6 +33,7 @@ from isochrone.nbd.wire import (
 from isochrone.types import KIB, MIB, Backend, Device
 
 READ_BYTES_PER_TURN: Final = 1 * MIB  # of one connection; the rest waits until these are sent
+READS_AT_ONCE: Final = 16  # behind a commit, or half of them: the client goes on with these
 READ_BYTES_OF_ALL: Final = 64 * MIB  # of a turn; a thousand large reads are as many turns
 ZERO_BYTES_PER_TURN: Final = 8 * MIB  # of one connection, written because it wants no holes
 STATUS_COST: Final = 256 * KIB  # of looking up one context: it takes as long as reading so much
@@ -110,6 +111,7 @@ def take_turn(backend: Backend, seats: Sequence[S], *, tight: bool = False) -> O
         if durable:
             outcome.waiting.append((seat, durable))
     left = READ_BYTES_OF_ALL
+    changed = {seat for seat, _, _ in staged}
     for seat in seats:
         seat.requests, seat.unfinished = seat.unfinished, []
         seat.connection.release()
@@ -117,7 +119,8 @@ def take_turn(backend: Backend, seats: Sequence[S], *, tight: bool = False) -> O
             outcome.read_until += 1
         if seat.reads and left > 0 and not seat.squeezed:
             try:
-                left -= _serve(seat, OWN_BYTES if tight else READ_BYTES_PER_TURN, tight=tight)
+                budget = OWN_BYTES if tight else READ_BYTES_PER_TURN
+                left -= _serve(seat, budget, tight=tight, parted=seat in changed)
             except Exception as e:  # noqa: BLE001 - as above
                 seat.broken = e
     return outcome
@@ -178,14 +181,18 @@ def _stage(seat: Seat, changes: list[bytes], durable: list[bytes], flushes: list
     return refused
 
 
-def _serve(seat: Seat, budget: int, *, tight: bool) -> int:
-    """Read for this connection, up to what one turn may hold in memory; how much that was."""
+def _serve(seat: Seat, budget: int, *, tight: bool, parted: bool) -> int:
+    """Read for this connection, up to what one turn may hold in memory; how much that was.
+
+    `parted`: it has waited for a commit. Answers to half of its reads let it go on meanwhile.
+    """
     device, reads = seat.device, seat.reads
     if device is None:
         reads.clear()
         return 0
     read, answer = device.read, seat.connection.data
     left = budget
+    most = max(READS_AT_ONCE, len(reads) // 2) if parted else len(reads)
     served = 0
     for request in reads:
         command, cookie, offset, length, _, _ = request
@@ -205,7 +212,7 @@ def _serve(seat: Seat, budget: int, *, tight: bool) -> int:
             continue
         answer(cookie, offset, length, pieces)
         left -= length
-        if left <= 0:
+        if left <= 0 or served >= most:
             break
     del reads[:served]
     return budget - left

@@ -10,22 +10,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from isochrone.sim.history import ZERO, History, Track
 from isochrone.store.pool import Pool
 from isochrone.store.volume import VolumeDevice
 from isochrone.types import BLOCK
 
+GLANCE: Final = 16  # blocks that are compared with zeros in one go
+ZEROS: Final = bytes(GLANCE * BLOCK)
+
 
 class Violation(Exception):
     """A promise was broken. The seed replays it."""
 
 
-def image(pool: Pool, name: str) -> list[bytes]:
-    """All blocks of an export."""
+def image(pool: Pool, name: str) -> bytes:
+    """All bytes of an export."""
     device = VolumeDevice(pool, pool.state.names[name])
-    data = b"".join(device.read(0, device.size))
-    return [data[at : at + BLOCK] for at in range(0, len(data), BLOCK)]
+    return b"".join(device.read(0, device.size))
+
+
+def block_of(data: bytes, block: int) -> bytes:
+    """A block of an image."""
+    return data[block * BLOCK : (block + 1) * BLOCK]
 
 
 def prefix(history: History, pool: Pool) -> int:
@@ -51,10 +59,10 @@ def _states(history: History, pool: Pool, name: str) -> int:
         for track in history.tracks[name]:
             everything &= ~_life(history, track)
         return everything
-    blocks = image(pool, name)
+    data = image(pool, name)
     mask = 0
     for track in history.tracks[name]:
-        mask |= _matches(history, track, blocks)
+        mask |= _matches(history, track, data)
     return mask
 
 
@@ -62,28 +70,33 @@ def _life(history: History, track: Track) -> int:
     return (1 << (track.died or history.op + 1)) - (1 << track.born)
 
 
-def _matches(history: History, track: Track, blocks: list[bytes]) -> int:
-    """After which ops a volume had these blocks."""
-    mask = 0
+def _matches(history: History, track: Track, data: bytes) -> int:
+    """After which ops a volume had these bytes."""
+    mask, blocks = 0, len(data) // BLOCK
     ends = [op for op, _ in track.sizes[1:]] + [history.op + 1]
     for (op, size), end in zip(track.sizes, ends, strict=True):
-        if size == len(blocks):
+        if size == blocks:
             mask |= (1 << end) - (1 << op)
     mask &= _life(history, track)
     touched = history.touched(track)
-    if any(content != ZERO for at, content in enumerate(blocks) if at not in touched):
+    if _stray(touched, data) is not None:
         return 0
     for block in touched:
-        if block < len(blocks) and mask:
-            mask &= history.ops_with(track, block, blocks[block], history.op)
+        if block < blocks and mask:
+            mask &= history.ops_with(track, block, block_of(data, block), history.op)
     return mask
 
 
-def _untouched_are_zero(history: History, track: Track, name: str, blocks: list[bytes]) -> None:
-    touched = history.touched(track)
-    for at, content in enumerate(blocks):
-        if at not in touched and content != ZERO:
-            raise Violation(f"block {at} of {name} was never written and is not zero")
+def _stray(touched: set[int], data: bytes) -> int | None:
+    """The first block that was never touched and is not zero. Most of an image is such gaps."""
+    blocks, first = len(data) // BLOCK, 0
+    for end in (*sorted(block for block in touched if block < blocks), blocks):
+        for at in range(first, end, GLANCE):
+            until = min(at + GLANCE, end)
+            if not data.startswith(ZEROS[: (until - at) * BLOCK], at * BLOCK):
+                return next(n for n in range(at, until) if block_of(data, n) != ZERO)
+        first = end + 1
+    return None
 
 
 def equals(
@@ -97,12 +110,15 @@ def equals(
         track = history.alive(name, op)
         if track is None or name + suffix not in pool.state.names:
             raise Violation(f"{what}: {name} is missing at op {op}")
-        blocks = image(pool, name + suffix)
-        if len(blocks) != history.size(name, op):
-            raise Violation(f"{what}: {name} has {len(blocks)} blocks at op {op}")
-        _untouched_are_zero(history, track, name, blocks)
-        for block in history.touched(track):
-            if block < len(blocks) and blocks[block] != history.content(track, block, op):
+        data = image(pool, name + suffix)
+        blocks = len(data) // BLOCK
+        if blocks != history.size(name, op):
+            raise Violation(f"{what}: {name} has {blocks} blocks at op {op}")
+        touched = history.touched(track)
+        if (stray := _stray(touched, data)) is not None:
+            raise Violation(f"block {stray} of {name} was never written and is not zero")
+        for block in touched:
+            if block < blocks and block_of(data, block) != history.content(track, block, op):
                 raise Violation(f"{what}: block {block} of {name} is not that of op {op}")
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Final
 
 from isochrone.errors import IsochroneError
 from isochrone.mirror.matched import At
+from isochrone.mirror.probing import newest_point
 from isochrone.sim.checkers import Violation
 from isochrone.sim.member import GROUP, Member, Options
 from isochrone.sim.witness import Witness, branch, content
 from isochrone.store import copies, holds, relations, volumes, windows
 from isochrone.store.catalogue import Copy, Group
 from isochrone.store.cleaner import Cleaner
+from isochrone.store.points import Point
 from isochrone.store.pool import Pool
 from isochrone.store.volume import VolumeDevice
 from isochrone.types import BLOCK
@@ -23,6 +25,7 @@ OPENED_MAX: Final = 2  # points that are open at once
 RUN_BLOCKS: Final = (1, 1, 3, 20)
 RUN_BLOCKS_LARGE: Final = (1, 20, 300, 1500)
 DEADLINES_S: Final = (1.0, 10.0, 60.0)
+PROBE_S_MAX: Final = 60.0
 
 
 class Churn:
@@ -37,6 +40,7 @@ class Churn:
         self._runs = RUN_BLOCKS_LARGE if large else RUN_BLOCKS
         self.ops = 0
         self.opened = 0
+        self.probed = 0
         self.requested = 0
 
     def next(self) -> int:
@@ -72,7 +76,7 @@ class Churn:
             if member.group is group and name in pool.state.names:
                 self._change(member, group, name, random)
         elif kind < 0.5:
-            self._look_back(member, group, random)
+            await self._look_back(member, group, random)
 
     # -- at a primary
 
@@ -152,8 +156,8 @@ class Churn:
 
     # -- at a secondary
 
-    def _look_back(self, member: Member, group: Group, random: Random) -> None:
-        """Points, and copies that are held here whatever the primary does to them."""
+    async def _look_back(self, member: Member, group: Group, random: Random) -> None:
+        """Points, probes, and copies that are held here whatever the primary does to them."""
         pool = member.pool
         window = pool.state.windows.get(GROUP)
         opened = [c for c in pool.state.copies.values() if c.as_of_cut]
@@ -162,21 +166,54 @@ class Churn:
         if act < 0.2 and come:
             copy = random.choice(come)
             holds.unpin(pool, copy) if copy.pinned else holds.pin(pool, copy, "an exercise")
+        elif act > 0.9:
+            await self._probe(member, random)
         elif opened and (len(opened) > OPENED_MAX or act < 0.4):
             copies.delete(pool, random.choice(opened).name)
         elif window is not None and window.points:
             point = random.choice(window.points)
-            copy = windows.open_point(pool, group, point, writable=act > 0.9)
+            copy = windows.open_point(pool, group, point, writable=act > 0.8)
             self.opened += 1
-            expected = self._witness.applied(member.name, point.lsn)
-            if expected is None:
-                raise Violation(f"(p) {member.name} has a point of a cut that it never committed")
-            for source, opened_as in copy.members:
-                name = pool.state.volumes[source].name
-                if content(pool, pool.state.volumes[opened_as].name) != expected.get(name):
-                    raise Violation(f"(p) {name} at {member.name} was not so at cut {point.cut}")
-            if len(copy.members) != len(expected):
-                raise Violation(f"(p) {member.name} does not open all volumes of cut {point.cut}")
+            self._is_what_was(member, copy, point)
+
+    async def _probe(self, member: Member, random: Random) -> None:
+        """Begin a restore probe, or end one; some nobody ends."""
+        pool, prober = member.pool, member.mirrors.prober
+        running = prober.probes(GROUP).running
+        if running is None:
+            point = newest_point(pool, GROUP)
+            begun = await prober.begin(GROUP, point, "look", random.choice((0.5, PROBE_S_MAX)))
+            self.probed += 1
+            copy = pool.state.copies.get(begun.copy)
+            if copy is not None:  # somebody may have deleted it meanwhile
+                self._is_what_was(member, copy, point)
+        elif random.random() < 0.7:
+            await prober.end(GROUP, running.copy, good=True, said="as it was")
+
+    def _is_what_was(self, member: Member, copy: Copy, point: Point) -> None:
+        pool = member.pool
+        expected = self._witness.applied(member.name, point.lsn)
+        if expected is None:
+            raise Violation(f"(p) {member.name} has a point of a cut that it never committed")
+        for source, opened_as in copy.members:
+            name = pool.state.volumes[source].name
+            if content(pool, pool.state.volumes[opened_as].name) != expected.get(name):
+                raise Violation(f"(p) {name} at {member.name} was not so at cut {point.cut}")
+        if len(copy.members) != len(expected):
+            raise Violation(f"(p) {member.name} does not open all volumes of cut {point.cut}")
+
+
+def probes_over(members: Iterable[Member]) -> None:
+    """Whether every restore probe has ended and left nothing. Call it after their deadline.
+
+    Raises `Violation`.
+    """
+    for member in members:
+        state = member.pool.state
+        running = [name for name, probes in state.probes.items() if probes.running is not None]
+        left = [name for name in state.copies if name.startswith("probe-")]
+        if running or left:
+            raise Violation(f"(q) {member.name} has a probe that does not end: {running} {left}")
 
 
 def requests_kept(primary: Member, members: dict[str, Member], witness: Witness) -> None:

@@ -14,27 +14,26 @@ placed a cut, and hold it against what another site shows when it commits that c
       relations, the copies that were taken since that primary is one, and none that it deleted;
 (n)   then every request for copies at several sites is finished, DONE where the copy is there, and
       EXPIRED only where it is not;
-(p)   a point opens as what its site showed when it committed that cut.
+(p)   a point, also for a restore probe, opens as what its site showed when it committed that cut;
+(q)   every restore probe ends, whatever crashed, and leaves no copy.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from random import Random
-from typing import Final, cast
+from typing import Final
 
 from isochrone.mirror import groups, shipment
-from isochrone.sim.checkers import Violation
-from isochrone.sim.churn import Churn
+from isochrone.mirror.probing import LOOK_SECONDS
+from isochrone.sim.churn import PROBE_S_MAX, Churn, probes_over
 from isochrone.sim.clock import SimClock
-from isochrone.sim.fabric import SimFabric
-from isochrone.sim.loop import Crashed, VirtualLoop, run
+from isochrone.sim.loop import Crashed
 from isochrone.sim.member import GROUP, Member, Options
 from isochrone.sim.settling import CONVERGE_S, Settling
 from isochrone.sim.site import Site
+from isochrone.sim.story import Story, tell
 from isochrone.sim.upsets import Upsets
 from isochrone.sim.witness import Witness
 from isochrone.store import records as r
@@ -47,28 +46,14 @@ SITES: Final = ("a", "b", "c")
 LIFE_S_MAX: Final = 20_000.0
 
 
-class Circling:
-    """One run. `log` gets a line for each event."""
+class Circling(Story):
+    """Two or three sites, none of which stays what it is."""
 
     def __init__(self, seed: int, log: Callable[[str], None]) -> None:
-        self.seed = seed
-        self._random = Random(seed)
+        super().__init__(seed, log)
         self.options = Options.of(self._random)
-        self._log = log
         self._witness = Witness(GROUP, self._say)
         self._churn = Churn(self.options, self._witness, log)
-        self._broken: Violation | None = None
-        self.counts: dict[str, int] = {}
-
-    def _say(self, text: str) -> None:
-        self._log(f"{self._loop.time():10.4f}  {text}")
-
-    async def run(self) -> None:
-        try:
-            await self._run()
-        finally:
-            if self._broken is not None:
-                raise self._broken
 
     async def _run(self) -> None:
         await self._prepare()
@@ -79,16 +64,12 @@ class Circling:
         counts["crashes"] = sum(member.crashes for member in self._members.values())
         counts["commits"], counts["ops"] = self._witness.commits, churn.ops
         counts["opened"], counts["requested"] = churn.opened, churn.requested
+        counts["probed"] = churn.probed
         self.counts = dict(counts)
 
     async def _prepare(self) -> None:
-        self._loop = cast(VirtualLoop, asyncio.get_running_loop())
+        self._set_out(self.options)
         self._clock = SimClock(self._loop)
-        self._say(f"seed {self.seed}: {asdict(self.options)}")
-        self._fabric = SimFabric(self._loop, Random(f"{self.seed}/fabric"))
-        weather = self._fabric.weather
-        weather.latency = (0.0, self.options.latency_max)
-        weather.duplicate = self.options.duplicate
         self._members = {
             name: Member(Site(name, self._fabric, self.seed), self.options, self._say)
             for name in SITES[: self.options.sites]
@@ -133,11 +114,8 @@ class Circling:
 
     async def _start(self, member: Member) -> None:
         def watch(lsn: int, record: r.AnyRecord) -> None:
-            try:
+            with self._inside():
                 self._witness.watch(member.name, member.pool, lsn, record)
-            except Violation as e:
-                self._broken = self._broken or e
-                raise
 
         await member.site.spawn(member.start(watch))
         self._say(f"{member.site.life.name} is up at record {member.pool.log.lsn}")
@@ -181,6 +159,8 @@ class Circling:
         await newest.site.spawn(newest.pool.flush())
         await settling.caught_up(newest)
         settling.check(newest)
+        await self._clock.sleep(PROBE_S_MAX + 2 * LOOK_SECONDS)
+        probes_over(self._members.values())
 
 
 @contextmanager
@@ -198,5 +178,4 @@ def circle_seed(seed: int, log: Callable[[str], None]) -> Circling:
     """Run one seed; raises what it finds."""
     circling = Circling(seed, log)
     with _small_steps(circling.options):
-        run(circling.run(), seconds_max=LIFE_S_MAX)
-    return circling
+        return tell(circling, LIFE_S_MAX)

@@ -248,6 +248,13 @@ class SimFile:
             return bytes(flipped)
         return data
 
+    def reserve(self, size: int) -> bool:
+        """A wish that nobody hears: room is counted as files grow."""
+        return False
+
+    def forget(self, offset: int, length: int) -> None:
+        """A hint that changes nothing: there is no memory to save here."""
+
     def sync(self) -> None:
         platter = self._enter("sync", self._inode.lose)
         if platter.faults.sync_error and platter.random.random() < platter.faults.sync_error:

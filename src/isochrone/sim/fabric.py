@@ -88,7 +88,12 @@ class SimChannel:
     def peer(self) -> str:
         return self._peer
 
-    async def read(self) -> bytes:
+    async def read_into(self, room: memoryview) -> int:
+        data = await self.read(len(room))
+        room[: len(data)] = data
+        return len(data)
+
+    async def read(self, most: int = READ_BYTES) -> bytes:
         while not self._arrived:
             if self.over or self._ended:
                 return b""
@@ -106,9 +111,10 @@ class SimChannel:
                 cut = self._fabric.random.randrange(1, len(data))
                 self._arrived.appendleft(data[cut:])
                 data = data[:cut]
-        if len(data) > READ_BYTES:
-            self._arrived.appendleft(data[READ_BYTES:])
-            data = data[:READ_BYTES]
+        most = min(most, READ_BYTES)
+        if len(data) > most:
+            self._arrived.appendleft(data[most:])
+            data = data[:most]
         self.other.taken(len(data))
         return data
 

@@ -21,12 +21,14 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
+import xxhash
+
 from isochrone.errors import Held
 from isochrone.sim import checkers
 from isochrone.sim.checkers import Violation
 from isochrone.sim.history import History
-from isochrone.sim.loop import run
 from isochrone.sim.scenario import GROUP, LIFE_SECONDS_MAX, Controller, Scenario
+from isochrone.sim.story import tell
 from isochrone.store import copies, holds, schedules, volumes
 from isochrone.store import records as r
 from isochrone.store.pool import Pool
@@ -122,11 +124,14 @@ class Ledger:
 def look(pool: Pool, copy: str) -> int:
     """A number for all bytes of a copy."""
     members = sorted(pool.state.volumes[m].name for _, m in pool.state.copies[copy].members)
-    return hash(tuple(b"".join(checkers.image(pool, name)) for name in members))
+    digest = xxhash.xxh3_64()
+    for name in members:
+        digest.update(checkers.image(pool, name))
+    return digest.intdigest()
 
 
 class Keeping(Scenario):
-    """One run. What is random in it beyond `Scenario` has dice of its own."""
+    """What is random in it beyond `Scenario` has dice of its own."""
 
     def __init__(self, seed: int, log: Callable[[str], None]) -> None:
         super().__init__(seed, log)
@@ -185,11 +190,8 @@ class Keeping(Scenario):
         super()._secondary_record(lsn, record)
 
     def _note(self, controller: Controller, lsn: int, record: r.AnyRecord) -> None:
-        try:
+        with self._inside():
             self._follow(controller, lsn, record)
-        except Violation as e:  # the chore would take it for its own
-            self._broken = self._broken or e
-            raise
 
     def _follow(self, controller: Controller, lsn: int, record: r.AnyRecord) -> None:
         pool, ledger = controller.pool, self._ledgers[controller.site.name]
@@ -290,6 +292,4 @@ class Keeping(Scenario):
 
 def keep_seed(seed: int, log: Callable[[str], None]) -> Keeping:
     """Run one seed; raises what it finds."""
-    scenario = Keeping(seed, log)
-    run(scenario.run(), seconds_max=LIFE_SECONDS_MAX)
-    return scenario
+    return tell(Keeping(seed, log), LIFE_SECONDS_MAX)

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from random import Random
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from isochrone.dr.failover import promote
 from isochrone.errors import Damaged
@@ -25,12 +25,12 @@ from isochrone.mirror.service import Mirrors
 from isochrone.mirror.status import PromoteReport
 from isochrone.sim import checkers, decay
 from isochrone.sim.checkers import Violation
-from isochrone.sim.fabric import SimFabric
-from isochrone.sim.history import History
-from isochrone.sim.loop import Crashed, VirtualLoop, run
+from isochrone.sim.history import ZERO, History
+from isochrone.sim.loop import Crashed
 from isochrone.sim.loss import lose_store
 from isochrone.sim.relating import adopt
 from isochrone.sim.site import Site
+from isochrone.sim.story import Story, tell
 from isochrone.sim.workload import Mix, Workload
 from isochrone.store import records as r
 from isochrone.store import volumes
@@ -125,31 +125,18 @@ class Controller:
         await self.mirrors.start()
 
 
-class Scenario:
-    """One run. `log` gets a line for each event."""
+class Scenario(Story):
+    """Two sites, and a disaster at the end."""
 
     def __init__(self, seed: int, log: Callable[[str], None]) -> None:
-        self.seed = seed
-        self._random = Random(seed)
+        super().__init__(seed, log)
         self.options = Options.of(self._random)
-        self._log = log
         self._history = History()
         self._cuts: dict[int, int] = {}  # cut -> op after which the primary placed it
         self._since = 0  # op of the secondary's first copy
         self._base = 0  # cut that the group being received builds on
-        self._broken: Violation | None = None  # found inside the program, which may go on
         self._hardened = 0  # newest cut that the primary was told to be safe at the secondary
         self.counts = dict.fromkeys(("crashes", "cuts", "commits", "copies", "ops"), 0)
-
-    def _say(self, text: str) -> None:
-        self._log(f"{self._loop.time():10.4f}  {text}")
-
-    async def run(self) -> None:
-        try:
-            await self._run()
-        finally:
-            if self._broken is not None:
-                raise self._broken
 
     async def _run(self) -> None:
         await self._prepare()
@@ -161,13 +148,9 @@ class Scenario:
         self.counts["ops"] += self._history.op
 
     async def _prepare(self) -> None:
-        self._loop = cast(VirtualLoop, asyncio.get_running_loop())
-        self._say(f"seed {self.seed}: {asdict(self.options)}")
         o = self.options
-        self._fabric = SimFabric(self._loop, Random(f"{self.seed}/fabric"))
-        weather = self._fabric.weather
-        weather.latency = (0.0, o.latency_max)
-        weather.duplicate, weather.pieces = o.duplicate, o.pieces
+        self._set_out(o)
+        self._fabric.weather.pieces = o.pieces
         self._a = Controller(Site("a", self._fabric, self.seed), o)
         self._b = Controller(Site("b", self._fabric, self.seed), o)
         await self._start(self._a)
@@ -191,11 +174,8 @@ class Scenario:
             self._hardened = max(self._hardened, *record.acked.values())
 
     def _secondary_record(self, lsn: int, record: r.AnyRecord) -> None:
-        try:
+        with self._inside():
             self._check_record(record)
-        except Violation as e:
-            self._broken = self._broken or e
-            raise
 
     def _check_record(self, record: r.AnyRecord) -> None:
         group = self._b.pool.state.groups[GROUP]
@@ -442,10 +422,11 @@ class Scenario:
         state = self._b.pool.state
         now = self._b.site.clock.wall_ns()
         for name in sorted(state.names, key=lambda n: state.volumes[state.names[n]].id):
-            blocks = checkers.image(self._b.pool, name)
-            fork.create(name, len(blocks), now)
-            for at, content in enumerate(blocks):
-                if any(content):
+            data = checkers.image(self._b.pool, name)
+            fork.create(name, len(data) // BLOCK, now)
+            for at in range(len(data) // BLOCK):
+                content = checkers.block_of(data, at)
+                if content != ZERO:
                     fork.write(name, at, content, now)
         assert new.op >= op
         for copy in state.copies.values():
@@ -458,6 +439,4 @@ class Scenario:
 
 def run_seed(seed: int, log: Callable[[str], None]) -> Scenario:
     """Run one seed; raises what it finds."""
-    scenario = Scenario(seed, log)
-    run(scenario.run(), seconds_max=LIFE_SECONDS_MAX)
-    return scenario
+    return tell(Scenario(seed, log), LIFE_SECONDS_MAX)

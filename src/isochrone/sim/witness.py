@@ -22,7 +22,8 @@ from isochrone.types import BLOCK
 Branch = tuple[int, str]
 Shown = dict[str, bytes]  # what a site shows: export -> fingerprint
 ORPHANED: Final = "orphaned-"  # so begin the names of copies of what no other site has
-FINGERPRINT: Final = 8  # bytes of each block: a run keeps hundreds of images
+PIECE_BLOCKS: Final = 16  # of an image: to take its blocks one by one costs a fifth of a run
+FINGERPRINT: Final = 8  # bytes of each piece: a run keeps hundreds of images
 
 
 def branch(group: Group) -> Branch:
@@ -31,11 +32,11 @@ def branch(group: Group) -> Branch:
 
 
 def content(pool: Pool, name: str) -> bytes:
-    """A fingerprint of each block of an export, one behind the other."""
+    """A fingerprint of each piece of an export, one behind the other."""
     device = VolumeDevice(pool, pool.state.names[name])
     data = memoryview(b"".join(device.read(0, device.size)))
-    digest = xxhash.xxh3_64_digest
-    return b"".join(digest(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK))
+    size, digest = PIECE_BLOCKS * BLOCK, xxhash.xxh3_64_digest
+    return b"".join(digest(data[at : at + size]) for at in range(0, len(data), size))
 
 
 def live(shown: Shown) -> Shown:
@@ -216,9 +217,8 @@ class Witness:
                 raise Violation(f"(i) {site} shows {name} at {what}; the primary did not")
             if data != expected[name]:
                 raise Violation(
-                    f"(i) {name} at {site} is not that of {what}: block"
-                    f" {first_difference(data, expected[name])}, {len(data) // FINGERPRINT} of"
-                    f" {len(expected[name]) // FINGERPRINT} blocks"
+                    f"(i) {name} at {site} is not that of {what}, from block"
+                    f" {first_difference(data, expected[name])} on"
                 )
         missing = [name for name in expected if name not in found and "@" not in name]
         if missing:
@@ -226,8 +226,10 @@ class Witness:
 
 
 def first_difference(one: bytes, other: bytes) -> int:
-    """The first block in which two contents differ, by their fingerprints."""
-    ends = range(0, max(len(one), len(other)), FINGERPRINT)
+    """The first block of the first piece in which two contents differ, by their fingerprints."""
+    pieces = range(0, max(len(one), len(other)), FINGERPRINT)
     return next(
-        n // FINGERPRINT for n in ends if one[n : n + FINGERPRINT] != other[n : n + FINGERPRINT]
+        n // FINGERPRINT * PIECE_BLOCKS
+        for n in pieces
+        if one[n : n + FINGERPRINT] != other[n : n + FINGERPRINT]
     )

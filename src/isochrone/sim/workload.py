@@ -116,7 +116,7 @@ class Workload:
         length = self._random.randint(1, min(9000, device.size - offset))
         data = self._random.randbytes(length)
         first, last = offset // BLOCK, (offset + length - 1) // BLOCK
-        old = b"".join(image(self._pool, name)[first : last + 1])
+        old = image(self._pool, name)[first * BLOCK : (last + 1) * BLOCK]
         at = offset - first * BLOCK
         new = old[:at] + data + old[at + length :]
         self._pool.commit()

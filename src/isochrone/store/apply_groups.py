@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from isochrone.store import apply_images, apply_members, apply_mirrored, apply_points
+from isochrone.store import (
+    apply_images,
+    apply_members,
+    apply_mirrored,
+    apply_points,
+    apply_probes,
+)
 from isochrone.store import records as r
 from isochrone.store.catalogue import (
     MARKS_MAX,
@@ -34,6 +40,7 @@ def group_created(state: Catalogue, place: Place, record: r.GroupCreated) -> Non
 def group_deleted(state: Catalogue, place: Place, record: r.GroupDeleted) -> None:
     _drop_incoming(state, record.name)
     apply_points.forgotten(state, record.name)
+    apply_probes.forgotten(state, record.name)
     state.drop_images(state.groups[record.name], place.lsn)
     state.changes.forget(record.name)
     apply_mirrored.released(state, state.groups[record.name])
@@ -266,4 +273,8 @@ def promoted(state: Catalogue, place: Place, record: r.Promoted) -> None:
 
 
 def peer_fenced(state: Catalogue, place: Place, record: r.PeerFenced) -> None:
-    state.groups[record.group].fence_pending = False
+    group = state.groups[record.group]
+    if record.source:
+        group.unfenced = [address for address in group.unfenced if address != record.source]
+    else:
+        group.fence_pending = False

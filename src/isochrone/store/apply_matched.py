@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from isochrone.store import records as r
-from isochrone.store.catalogue import Catalogue, Group, Place
-from isochrone.store.promises import CopyRequest, Reservation, SiteState
+from isochrone.store.catalogue import Catalogue, Copy, Group, Place
+from isochrone.store.promises import CopyRequest, Reservation, SiteState, Told
 
 FINISHED: Final = ("DONE", "MISSED", "REFUSED", "EXPIRED")
 FINISHED_KEPT: Final = 64  # requests of a group; every checkpoint writes the group as a whole
@@ -72,3 +72,55 @@ def note_requested(state: Catalogue, place: Place, record: r.CopyTaken) -> None:
                 for site in request.sites:
                     if site.state == "NEW":
                         site.state = "LOCAL_DONE"
+
+
+def requests_told(state: Catalogue, place: Place, record: r.RequestsTold) -> None:
+    group = state.groups[record.group]
+    group.told, group.told_stamp = list(record.requests), record.stamp
+
+
+def taken_over(state: Catalogue, place: Place, record: r.Promoted) -> None:
+    """What the old primary was asked for is this site's to settle from here on."""
+    group = state.groups[record.group]
+    told, group.told = group.told, []
+    here = {(c.origin or c.name, c.stamp): c for c in _came(state, group)} if told else {}
+    known = {request.id for request in group.requests}
+    for each in told:
+        if each.id not in known:
+            copy = here.get((each.name, each.stamp))
+            group.requests.append(_inherited(state, place, group, each, copy, record.pool))
+    _prune(group)
+
+
+def _came(state: Catalogue, group: Group) -> list[Copy]:
+    return [c for c in state.copies.values() if group.name in (c.group, c.kept_from)]
+
+
+def _inherited(
+    state: Catalogue, place: Place, group: Group, told: Told, copy: Copy | None, me: str
+) -> CopyRequest:
+    sites = []
+    for peer, was, withdraw in told.sites:
+        site = SiteState(peer, was, withdraw=withdraw)
+        if peer == me and copy is not None:
+            site.copy = copy.name
+        if was not in FINISHED and copy is None:
+            site.state, site.withdraw = "EXPIRED", peer != me and not told.keep_late
+            site.detail = "the takeover came before the copy"
+        elif was not in FINISHED:
+            site.state = "DONE" if peer == me else "SENT"
+        sites.append(site)
+    return CopyRequest(
+        id=told.id,
+        name=told.name,
+        volumes=[source for source, _ in copy.members] if copy is not None else [],
+        writable=copy is not None and copy.writable,
+        stamp=group.told_stamp,
+        seconds=told.left,
+        keep_late=told.keep_late,
+        sites=sites,
+        lsn=copy.lsn if copy is not None else 0,
+        taken=told.stamp,
+        inherited=True,
+        behind=place.lsn - 1,
+    )

@@ -16,29 +16,25 @@ from isochrone.store.overlaps import related
 from isochrone.store.tracks import blocks_of
 
 
-def arriving(state: Catalogue, group: Group, target: int) -> Iterator[Relation]:
-    """The group's relations onto a volume, as they will be once the incoming group is committed."""
+def arriving(state: Catalogue, group: Group) -> Iterator[Relation]:
+    """The group's relations, as they will be once the incoming group is committed."""
     incoming = group.incoming
     if incoming is not None:
-        yield from (x for x in incoming.relations.values() if x.target == target)
-    for relation in related(state, target):
-        if (relation.group, relation.target) != (group.name, target):
-            continue
-        if incoming is None or (
-            relation.id not in incoming.relations and relation.id not in incoming.withdrawn
-        ):
-            yield relation
-
-
-def arriving_of(state: Catalogue, group: Group, target: int, origin: int) -> Relation | None:
-    """The one of them that has this number at the primary."""
-    return next((x for x in arriving(state, group, target) if x.origin == origin), None)
+        yield from incoming.relations.values()
+    for volume in group.volumes:
+        for relation in related(state, volume):
+            if (relation.group, relation.target) != (group.name, volume):
+                continue
+            if incoming is None or (
+                relation.id not in incoming.relations and relation.id not in incoming.withdrawn
+            ):
+                yield relation
 
 
 def relations_mirrored(state: Catalogue, place: Place, record: r.RelationsMirrored) -> None:
     incoming = state.incoming(record.group)
     for id in record.dropped:
-        _take_off(incoming, id)
+        _take_off(state, incoming, id)
     match record.act:
         case "establish" | "refresh":
             steps: list[Step] = [(x.source, x.target, x.extents) for x in record.parts]
@@ -78,11 +74,11 @@ def _relation(state: Catalogue, place: Place, part: r.MirroredPart, group: str) 
     )
 
 
-def _take_off(incoming: Incoming, id: int) -> None:
+def _take_off(state: Catalogue, incoming: Incoming, id: int) -> None:
     """A relation is none any more, whether it is on record already or came with this group."""
     incoming.relations.pop(id, None)
-    if id not in incoming.withdrawn:
-        incoming.withdrawn.append(id)
+    if id in state.relations:
+        incoming.withdrawn.add(id)
 
 
 def _withdraw(state: Catalogue, place: Place, record: r.RelationsMirrored) -> None:
@@ -104,7 +100,7 @@ def _withdraw(state: Catalogue, place: Place, record: r.RelationsMirrored) -> No
             note_change(state, place, part.target, gone)
         relation.extents = left
         if not left:
-            _take_off(incoming, relation.id)
+            _take_off(state, incoming, relation.id)
 
 
 def _own(state: Catalogue, group: Group, id: int) -> Relation:
@@ -123,7 +119,7 @@ def relations_listed(state: Catalogue, place: Place, record: r.RelationsListed) 
     incoming = state.incoming(record.group)
     incoming.inexact |= record.inexact
     for id in record.dropped:
-        _take_off(incoming, id)
+        _take_off(state, incoming, id)
     for id, origin in record.renamed:
         _own(state, group, id).origin = origin
         incoming.unheld[origin] = False
@@ -154,7 +150,7 @@ def reveal(state: Catalogue, group: Group, incoming: Incoming, smaller: set[int]
     if incoming.inexact:
         for id in {x for v in incoming.volumes for x in state.related.get(v.local, ())}:
             state.relations[id].inexact |= state.relations[id].group == group.name
-    for id in [*incoming.withdrawn, *incoming.relations]:
+    for id in [*sorted(incoming.withdrawn), *incoming.relations]:
         if id in state.relations:
             state.drop_relation(id)
     for relation in incoming.relations.values():

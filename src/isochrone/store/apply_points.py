@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from isochrone.store import records as r
+from isochrone.store.apply_volumes import add_member
 from isochrone.store.catalogue import Catalogue, Copy, Place, Volume
 from isochrone.store.points import Point, Window, covers
 from isochrone.store.tracks import Table
@@ -62,17 +63,7 @@ def point_opened(state: Catalogue, place: Place, record: r.PointOpened) -> None:
         as_of_cut=record.cut,
     )
     for volume, version, id in record.members:
-        then = state.volumes[version]
-        member = Volume(
-            id=id,
-            name=f"{then.name}@{record.name}",
-            size=then.size,
-            kind="clone" if record.writable else "snapshot",
-            source=volume,
-            copy=record.name,
-            changed_lsn=place.lsn,
-        )
-        state.add(member, state.forest.clone(state.tables[version]))
+        add_member(state, copy, volume, id, like=version)
     state.copies[record.name] = copy
     state.note_copy(copy)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from isochrone.store import apply_groups
+from isochrone.store import apply_groups, apply_matched
 from isochrone.store import records as r
-from isochrone.store.catalogue import Catalogue, Group, Place
+from isochrone.store.catalogue import UNFENCED_MAX, Catalogue, Group, Place
 
 TAKEOVERS_KEPT: Final = 64  # of a history; who comes back from before them copies everything
 
@@ -24,15 +24,23 @@ def promoted(state: Catalogue, place: Place, record: r.Promoted) -> None:
     group = state.groups[record.group]
     _learn(group, (*group.takeovers, r.Takeover(record.epoch, group.cut, record.pool)))
     group.diverged, group.way, group.rejoined = 0, [], False
+    apply_matched.taken_over(state, place, record)
 
 
 def fenced(state: Catalogue, place: Place, record: r.Fenced) -> None:
     apply_groups.fenced(state, place, record)
     group = state.groups[record.group]
+    _leave_to_tell(group, record.source)
     group.handover = ""
     group.fenced_stamp = record.stamp
     group.superseded_cut = record.cut
     group.source = record.source
+
+
+def _leave_to_tell(group: Group, source: str) -> None:
+    """Remember whom this site was to fence, now that it follows another one: nobody else knows."""
+    waiting = [address for address in group.to_fence if address != source]
+    group.unfenced, group.fence_pending = list(dict.fromkeys(waiting))[-UNFENCED_MAX:], False
 
 
 def handover_begun(state: Catalogue, place: Place, record: r.HandoverBegun) -> None:
@@ -49,11 +57,13 @@ def rejoined(state: Catalogue, place: Place, record: r.Rejoined) -> None:
     group = state.groups[record.group]
     state.drop_images(group, place.lsn)
     group.role = "secondary"
+    _leave_to_tell(group, record.source)
     group.source, group.epoch, group.cut = record.source, record.epoch, record.cut
     group.remote_ids = dict(record.volumes)
     group.diverged, group.handover, group.rejoined = record.diverged, "", True
+    group.told = []  # by whom it followed before
     group.superseded_by = group.superseded_cut = group.fenced_stamp = group.promoted_stamp = 0
-    group.fence_pending, group.lost, group.sessions, group.kept_cut = False, {}, {}, 0
+    group.lost, group.sessions, group.kept_cut = {}, {}, 0
     # Later cuts are of a branch that ends here: the new primary uses their numbers again.
     newest = record.diverged or record.cut
     mark = group.mark(newest)

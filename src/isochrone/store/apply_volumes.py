@@ -40,18 +40,7 @@ def copy_taken(state: Catalogue, place: Place, record: r.CopyTaken) -> None:
         expendable=record.expendable,
     )
     for source_id, member_id in record.members:
-        source = state.volumes[source_id]
-        member = Volume(
-            id=member_id,
-            name=f"{source.name}@{record.name}",
-            size=source.size,
-            kind="clone" if record.writable else "snapshot",
-            source=source_id,
-            copy=record.name,
-            changed_lsn=place.lsn,
-        )
-        table = state.forest.clone(state.tables[source_id])
-        state.add(member, table, named=not record.group)
+        add_member(state, copy, source_id, member_id, like=source_id, named=not record.group)
     if record.group:
         state.incoming(record.group).copies.append(copy)
     else:
@@ -59,6 +48,23 @@ def copy_taken(state: Catalogue, place: Place, record: r.CopyTaken) -> None:
         state.note_copy(copy)
         note_taken(state, record)
         note_requested(state, place, record)
+
+
+def add_member(
+    state: Catalogue, copy: Copy, source: int, id: int, *, like: int, named: bool = True
+) -> None:
+    """A member of a copy, for `source`: what another volume is, which may be a version of it."""
+    then = state.volumes[like]
+    member = Volume(
+        id=id,
+        name=f"{then.name}@{copy.name}",
+        size=then.size,
+        kind="clone" if copy.writable else "snapshot",
+        source=source,
+        copy=copy.name,
+        changed_lsn=copy.lsn,
+    )
+    state.add(member, state.forest.clone(state.tables[like]), named=named)
 
 
 def copy_classified(state: Catalogue, place: Place, record: r.CopyClassified) -> None:

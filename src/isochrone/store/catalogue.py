@@ -14,7 +14,8 @@ import msgspec
 from isochrone.store import records as r
 from isochrone.store.changes import Changes
 from isochrone.store.points import Window
-from isochrone.store.promises import CopyRequest, Reservation
+from isochrone.store.probes import Probes
+from isochrone.store.promises import CopyRequest, Reservation, Told
 from isochrone.store.tracks import Forest, Table, blocks_of
 from isochrone.types import ExportInfo, Lineage
 
@@ -22,6 +23,7 @@ Kind = Literal["volume", "snapshot", "clone", "shadow", "image", "point"]
 Role = Literal["primary", "fenced", "secondary"]
 Consistency = Literal["crash", "filesystem", "application"]  # what a copy is, the least first
 
+UNFENCED_MAX: Final = 16  # old primaries that are away: so many sites nobody has lost one by one
 MARKS_MAX: Final = 64  # cuts that a group remembers: each costs a bitmap for a volume that changed
 
 
@@ -157,7 +159,7 @@ class Incoming(msgspec.Struct, kw_only=True):
     copies: list[Copy] = []  # taken inside it; they appear at its commit
     deleted: list[str] = []  # earlier copies that go at its commit
     relations: dict[int, Relation] = {}  # new or changed; by their numbers here
-    withdrawn: list[int] = []  # numbers of earlier relations that go at its commit
+    withdrawn: set[int] = set()  # numbers of earlier relations that go at its commit
     unheld: dict[int, bool] = {}  # number at the primary -> whether only the content is here
     inexact: bool = False  # no relation that was here before is sure of what was written since
     pool: str = ""  # identity of the primary, if another connection can go on with it
@@ -186,8 +188,11 @@ class Group(msgspec.Struct, kw_only=True):
     promoted_stamp: int = 0
     lost: dict[str, int] = {}
     fence_pending: bool = False  # promoted: the old primary does not know yet
+    unfenced: list[str] = []  # addresses of still older ones that this site was to tell
     reservations: list[Reservation] = []  # secondary: for commands the primary asked about
     requests: list[CopyRequest] = []  # primary: copies that are to exist at several sites
+    told: list[Told] = []  # secondary: the same, as its primary told,
+    told_stamp: int = 0  # at this instant, by the clock here
     takeovers: list[r.Takeover] = []  # where the epochs of the history begin, ascending
     handover: str = ""  # primary: the pool that is to take over; nobody may write meanwhile
     diverged: int = 0  # secondary: own mark since which it differs from the history it follows
@@ -211,6 +216,11 @@ class Group(msgspec.Struct, kw_only=True):
     @property
     def writable(self) -> bool:
         return self.role == "primary" and not self.handover
+
+    @property
+    def to_fence(self) -> list[str]:
+        """Where somebody may still take writes of an epoch that is over."""
+        return [*([self.source] if self.fence_pending else ()), *self.unfenced]
 
     @property
     def standing(self) -> str:
@@ -241,10 +251,11 @@ class Catalogue:
         self.changes = Changes()  # of the groups' volumes since their marks
         self.relations: dict[int, Relation] = {}
         self.related: dict[int, dict[int, None]] = {}  # volume -> relations it is part of
-        self.inhibited: frozenset[int] = frozenset()  # targets that hosts may not write
+        self.inhibited: dict[int, int] = {}  # target that hosts may not write -> its reasons
         self.schedules: dict[str, Schedule] = {}
         self.trusted = TrustedTime()
         self.windows: dict[str, Window] = {}  # group -> the points it can be opened at
+        self.probes: dict[str, Probes] = {}  # group -> what checks of its replica found
         self.versions: dict[int, dict[int, None]] = {}  # volume -> what it was, oldest first
         self.pins: list[Table] = []  # frozen images someone is reading; a checkpoint keeps them
         self.next_id = 1
@@ -411,7 +422,8 @@ class Catalogue:
         for id in (relation.source, relation.target):
             self.related.setdefault(id, {})[relation.id] = None
         self.next_id = max(self.next_id, relation.id + 1)
-        self._note_inhibited()
+        if relation.inhibit:
+            self.inhibited[relation.target] = self.inhibited.get(relation.target, 0) + 1
 
     def drop_relation(self, id: int) -> None:
         relation = self.relations.pop(id)
@@ -419,10 +431,10 @@ class Catalogue:
             del self.related[volume][id]
             if not self.related[volume]:
                 del self.related[volume]
-        self._note_inhibited()
-
-    def _note_inhibited(self) -> None:
-        self.inhibited = frozenset(x.target for x in self.relations.values() if x.inhibit)
+        if relation.inhibit:
+            self.inhibited[relation.target] -= 1
+            if not self.inhibited[relation.target]:
+                del self.inhibited[relation.target]
 
     def add_image(self, place: Place, id: int, image: int, changed: list[tuple[int, int]]) -> None:
         """Keep a mirrored volume as it is now, hidden."""
@@ -437,7 +449,9 @@ class Catalogue:
 
     def drop_images(self, group: Group, before_lsn: int) -> None:
         """Let go of the images that no window after this lsn crosses."""
-        for image in [x for x in group.images if x.lsn < before_lsn]:
-            group.images.remove(image)
+        gone = [x for x in group.images if x.lsn < before_lsn]
+        if gone:
+            group.images = [x for x in group.images if x.lsn >= before_lsn]
+        for image in gone:
             if image.image:
                 self.drop(image.image)

@@ -31,6 +31,7 @@ from isochrone.store.metadata import (
     item_of,
 )
 from isochrone.store.points import Window
+from isochrone.store.probes import Probes
 from isochrone.store.state import State
 from isochrone.store.tracks import Table
 
@@ -69,6 +70,8 @@ def _key(item: Item) -> Key:
             return item.key
         case Window(group=name):
             return "window", name
+        case Probes(group=name):
+            return "probes", name
 
 
 def _root(roots: dict[int, bytes], volume: int) -> bytes:
@@ -179,6 +182,8 @@ class Checkpointer:
                     state.trusted = item
                 case Window():
                     state.windows[item.group] = item
+                case Probes():
+                    state.probes[item.group] = item
                 case ChangedTracks():
                     changed.append(item)
         _load_changes(state, changed)
@@ -211,7 +216,7 @@ class Checkpointer:
         state = self._state
         items: list[Item] = [
             *state.groups.values(), *state.relations.values(), *state.schedules.values(),
-            *state.windows.values(),
+            *state.windows.values(), *state.probes.values(),
             *([state.trusted] if state.trusted.stamp else ()),
         ]  # fmt: skip
         return {**{_key(item): item_bytes(item) for item in items}, **state.changes.rows()}

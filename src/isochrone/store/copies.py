@@ -99,7 +99,7 @@ def delete(pool: Pool, name: str) -> None:
     """Every deletion that somebody asked for here goes through this."""
     copy = find_copy(pool, name)
     check_deletable(pool, copy)
-    pool.record(r.CopyDeleted(name=name))
+    pool.record(r.CopyDeleted(name=name, stamp=copy.stamp))
 
 
 def check_deletable(pool: Pool, copy: Copy, *, even_read: bool = False) -> None:
@@ -128,4 +128,4 @@ def give_up(pool: Pool, copy: Copy) -> None:
     """Delete an expendable copy, also under who reads it."""
     assert copy.expendable
     check_deletable(pool, copy, even_read=True)
-    pool.record(r.CopyDeleted(name=copy.name))
+    pool.record(r.CopyDeleted(name=copy.name, stamp=copy.stamp))

@@ -24,9 +24,9 @@ from isochrone.store.format import (
     Batch,
     Header,
     checksum,
+    checksums,
     decode_batch,
     decode_header,
-    decode_segment_header,
     encode_meta,
     encode_segment_header,
     meta_sum,
@@ -46,6 +46,9 @@ OPEN_SEGMENTS_MAX: Final = (
     512  # file descriptors held for reading; half of the usual limit of 1,024
 )
 ZEROS: Final = memoryview(bytes(AHEAD_SLOTS * BLOCK))
+
+
+Stretch = tuple[File, int, int]  # a file, an offset, a length
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Log:
         self._slot = self._segment_slots  # full: the first append makes a new segment
         self._tail: File | None = None
         self._torn = False  # an append has failed and may have left bytes behind the tail
+        self._reserved = False  # the disk counts the room behind the tail as used
         self._unsynced: dict[int, File] = {}
         self._names_unsynced = False
         self._syncing: SyncTicket | None = None
@@ -174,7 +178,7 @@ class Log:
         self._tail.truncate(self._slot * BLOCK)
         self._unsynced[self._segment] = self._tail
         self._ahead.cut(self._slot)
-        self._torn = False
+        self._torn = self._reserved = False
 
     def _new_segment(self) -> None:
         number = self._segment + 1
@@ -204,8 +208,14 @@ class Log:
         """The file of a new segment: a spare one if there is any."""
         name = segment_name(number)
         spare = self.spares.use(name)
+        self._reserved = False
         self._ahead.segment_begun(spare=spare is not None)
-        return spare or self._disk.create(name)
+        if spare is not None:
+            return spare
+        file = self._disk.create(name)
+        if self._tail is not None:  # who fills segments is likely to fill this one too
+            self._reserved = file.reserve(self._segment_slots * BLOCK)
+        return file
 
     # -- making durable
 
@@ -313,6 +323,16 @@ class Log:
                     return
         raise Damaged(f"the log no longer holds record {next_lsn}")
 
+    def stretches(self, start: tuple[int, int], end: tuple[int, int]) -> list[Stretch]:
+        """What lies between two positions, in files that are open."""
+        found: list[Stretch] = []
+        for segment in range(start[0], end[0] + 1):
+            low = start[1] if segment == start[0] else 0
+            high = end[1] if segment == end[0] else self._segment_slots
+            if high > low and (file := self._files.get(segment)) is not None:
+                found.append((file, low * BLOCK, (high - low) * BLOCK))
+        return found
+
     # -- giving space back
 
     @property
@@ -330,6 +350,8 @@ class Log:
     def free_bytes(self) -> int:
         """What new segments may still take, the reserve included."""
         free = self._disk.free_bytes()
+        if self._reserved:
+            free += (self._segment_slots - self._slot) * BLOCK
         if self._capacity:
             free = min(free, self._capacity - self.bytes_on_disk)
         return max(0, free)
@@ -338,11 +360,6 @@ class Log:
     def pressed(self) -> bool:
         """Whether space is short enough to empty segments that would otherwise be left alone."""
         return self.free_bytes < max(4 * self._reserve, self.bytes_on_disk // 16)
-
-    @property
-    def garbage_allowed(self) -> int:
-        """Under pressure: what may stay uncollected, so that the reserve is soon whole again."""
-        return self._segment_slots * BLOCK
 
     def remove(self, segment: int) -> None:
         """Give up a segment that nothing leads to any more. Raises `OSError`.
@@ -366,13 +383,7 @@ class Log:
 
 def verifies(data: Buffer, sums: array[int]) -> bool:
     """Whether each block of `data` has its checksum."""
-    view = memoryview(data)
-    at = 0
-    for expected in sums:
-        if checksum(view[at : at + BLOCK]) != expected:
-            return False
-        at += BLOCK
-    return True
+    return len(data) == len(sums) * BLOCK and checksums(data) == sums.tolist()
 
 
 def scan_segment(
@@ -422,14 +433,6 @@ def segments(disk: Disk) -> list[int]:
     """Numbers of the segment files of a disk, ascending."""
     found = (segment_number(name) for name in disk.names())
     return sorted(number for number in found if number is not None)
-
-
-def segment_header_lsn(file: File, pool: bytes, number: int) -> int | None:
-    """First lsn a segment may hold; None if its header is not intact or of another pool."""
-    header = decode_segment_header(file.read_at(BLOCK, 0))
-    if header is None or header.pool != pool or header.number != number:
-        return None
-    return header.first_lsn
 
 
 __all__ = [

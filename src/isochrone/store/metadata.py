@@ -31,6 +31,7 @@ from isochrone.store.catalogue import Copy, Group, Relation, Schedule, TrustedTi
 from isochrone.store.changes import ChangedTracks
 from isochrone.store.format import checksum
 from isochrone.store.points import Window
+from isochrone.store.probes import Probes
 from isochrone.world.disk import Disk
 
 FORMAT: Final = 2
@@ -52,8 +53,9 @@ _SEALED: Final = {"item": ("kind", "key"), "root": ("volume",), "forward": ("seg
 ITEM_KINDS: Final = {
     "volume": Volume, "copy": Copy, "group": Group, "relation": Relation, "schedule": Schedule,
     "clock": TrustedTime, "window": Window, "changed": ChangedTracks,
+    "probes": Probes,
 }  # fmt: skip
-Item = Volume | Copy | Group | Relation | Schedule | TrustedTime | Window | ChangedTracks
+Item = Volume | Copy | Group | Relation | Schedule | TrustedTime | Window | ChangedTracks | Probes
 
 
 @dataclass(slots=True)

@@ -7,11 +7,11 @@ where the relation was carried out in its place among the writes, and is on reco
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
 from isochrone.store import records as r
-from isochrone.store.catalogue import Catalogue, Relation, Session
+from isochrone.store.catalogue import Catalogue, Group, Relation, Session
 
 
 def group_of(state: Catalogue, source: int, target: int) -> str:
@@ -35,26 +35,37 @@ def settled(state: Catalogue, relation: Relation) -> bool:
     Each must have hardened a cut behind it, reached by the log, and must not have said otherwise.
     The log leads on from there: a secondary that gets images instead has `whole_lsn` set at once.
     """
-    group = state.groups.get(relation.group)
-    if group is None or group.role != "primary" or relation.inexact or not group.sessions:
-        return False
-    return all(_settled_at(session, relation, _lsn(state, relation.group, session.cut))
-               for session in group.sessions.values())  # fmt: skip
+    return not unsettled(state, [relation])
 
 
-def _lsn(state: Catalogue, group: str, cut: int) -> int:
-    mark = state.groups[group].mark(cut)
-    return 0 if mark is None else mark.lsn
+def unsettled(state: Catalogue, relations: Iterable[Relation]) -> set[int]:
+    """Targets of those that are not settled; what secondaries said is looked through once."""
+    found: set[int] = set()
+    sites: dict[str, list[_Site]] = {}
+    for relation in relations:
+        group = state.groups.get(relation.group)
+        if group is None or group.role != "primary" or relation.inexact or not group.sessions:
+            found.add(relation.target)
+            continue
+        if group.name not in sites:
+            sites[group.name] = [_Site(group, session) for session in group.sessions.values()]
+        if not all(site.settled(relation) for site in sites[group.name]):
+            found.add(relation.target)
+    return found
 
 
-def _settled_at(session: Session, relation: Relation, hardened: int) -> bool:
-    return (
-        session.reconciled
-        and session.keeps_log
-        and session.whole_lsn < relation.lsn <= hardened
-        and relation.id not in session.unheld
-        and relation.id not in session.inexact
-    )
+class _Site:
+    """What a secondary is known to have."""
+
+    def __init__(self, group: Group, session: Session) -> None:
+        mark = group.mark(session.cut)
+        certain = session.reconciled and session.keeps_log and mark is not None
+        self._hardened = mark.lsn if certain and mark is not None else 0
+        self._whole = session.whole_lsn
+        self._lacks = {*session.unheld, *session.inexact}
+
+    def settled(self, relation: Relation) -> bool:
+        return self._whole < relation.lsn <= self._hardened and relation.id not in self._lacks
 
 
 def content_only(state: Catalogue, relation: Relation) -> list[str]:

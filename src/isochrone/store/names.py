@@ -8,6 +8,8 @@ from typing import Final
 from isochrone.errors import InvalidInput
 
 NAME_CHARS_MAX: Final = 128  # VOLUME@COPY stays far below the 4,096 bytes of an NBD export name
+NUMBERED_CHARS_MAX: Final = 256  # with the numbers of all sites that had the name already
+_NUMBERS: Final = re.compile(r"(?:~[0-9]+)+$")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -19,3 +21,8 @@ def check_name(what: str, name: str) -> str:
             hint=f"use up to {NAME_CHARS_MAX} letters, digits and ._+- (letter or digit first)",
         )
     return name
+
+
+def unnumbered(name: str) -> str:
+    """The name of a copy without the numbers that sites gave it because theirs had it already."""
+    return _NUMBERS.sub("", name) if len(name) <= NUMBERED_CHARS_MAX else name

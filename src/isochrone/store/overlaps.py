@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -50,14 +51,24 @@ def check_no_target(state: Catalogue, volume: Volume, ranges: Iterable[Range], d
     """Raises `Conflict` if any of the blocks belong to the target of a relation."""
     wanted = joined(ranges)
     for relation in related(state, volume.id):
-        theirs = [(at, n) for _, at, n in relation.extents if relation.target == volume.id]
-        found = overlap([*wanted, *theirs])
+        if relation.target != volume.id:
+            continue
+        found = next((x for _, at, n in relation.extents if (x := _shared(wanted, at, n))), None)
         if found is not None:
             raise Conflict(
                 f"{volume.name!r} cannot be {doing}: {found[1] * BLOCK} bytes at"
                 f" {found[0] * BLOCK} are the target of {name_of(state, relation)}",
                 hint=f"withdraw it first: isochrone relation withdraw {relation.id} --keep",
             )
+
+
+def _shared(ranges: Sequence[Range], block: int, count: int) -> Range | None:
+    """Blocks that the first of some ranges has in common with one; they are sorted and apart."""
+    at = bisect_right(ranges, block, key=sum)  # their ends are sorted, too
+    if at == len(ranges) or ranges[at][0] >= block + count:
+        return None
+    first = max(block, ranges[at][0])
+    return first, min(block + count, sum(ranges[at])) - first
 
 
 def check_unrelated(state: Catalogue, volume: Volume, doing: str) -> None:

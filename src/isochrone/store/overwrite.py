@@ -50,6 +50,7 @@ def may_overwrite(pool: Pool, changes: Changes, doing: str, permission: Permissi
     Raises `Rehearsed` if the permission is one to rehearse.
     """
     volumes = [pool.state.volumes[id] for id in changes]
+    waits: dict[str, int] = {}  # a thousand targets of one group, and 64 images of each
     for volume in volumes:
         group = followed(pool, volume)
         if group is None:
@@ -60,7 +61,9 @@ def may_overwrite(pool: Pool, changes: Changes, doing: str, permission: Permissi
                 " become is not: it would travel as data",
                 hint="repeat it with --mirror none if that is meant",
             )
-        waiting = len({image.lsn for image in group.images})
+        if group.name not in waits:
+            waits[group.name] = len({image.lsn for image in group.images})
+        waiting = waits[group.name]
         if waiting >= IMAGES_MAX:
             raise Conflict(
                 f"{waiting} changes of the group {group.name!r} wait for its secondary",

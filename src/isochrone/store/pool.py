@@ -245,6 +245,20 @@ class Pool:
             if self._stage.full:
                 self.commit_part()
 
+    def stage_runs(
+        self, volume: int, runs: Sequence[tuple[int, int]], data: memoryview, sums: array[int]
+    ) -> None:
+        """As `stage_write`, for runs (block, count) in one piece that has been verified."""
+        if self.space.full or len(data) > self._stage_bytes // 2:
+            for block, count in runs:
+                self.stage_write(volume, block, data[: count * BLOCK])
+                data = data[count * BLOCK :]
+            return
+        self._writable()
+        self._stage.write_runs(volume, runs, data, sums)
+        if self._stage.full:
+            self.commit_part()
+
     def _check_growth(self, volume: int, block: int, count: int) -> None:
         """In a full pool only what makes it no fuller: blocks with data that no copy keeps."""
         self.commit_part()

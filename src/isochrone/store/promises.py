@@ -41,6 +41,19 @@ class CopyRequest(msgspec.Struct, kw_only=True):
     sites: list[SiteState]
     lsn: int = 0  # place of the copy here; 0: not taken yet
     taken: int = 0  # stamp of the copy
+    inherited: bool = False  # another site was asked, and this one took the group over
+    behind: int = 0  # inherited without its copy: who is behind this place can say if it has it
 
     def site(self, peer: str) -> SiteState | None:
         return next((site for site in self.sites if site.peer == peer), None)
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """A request of the primary that a secondary knows of: it may have to settle it."""
+
+    id: str
+    name: str  # of the copy there
+    stamp: int  # of the copy
+    left: float  # seconds in which it was to be done, when it was told
+    keep_late: bool
+    sites: list[tuple[str, str, bool]]  # peer, state, whether it must go again

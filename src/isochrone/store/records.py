@@ -11,6 +11,7 @@ from typing import Final, Literal
 import msgspec
 
 from isochrone.errors import Damaged
+from isochrone.store.promises import Told
 
 
 class Record(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, kw_only=True):
@@ -100,9 +101,18 @@ class RequestMoved(Record, frozen=True, tag="request-moved"):
     withdraw: bool = False
 
 
+class RequestsTold(Record, frozen=True, tag="requests-told"):
+    """At a secondary: what its primary was asked for; it settles them if it takes over."""
+
+    group: str
+    stamp: int  # wall clock here, ns
+    requests: tuple[Told, ...]
+
+
 class CopyDeleted(Record, frozen=True, tag="copy-deleted"):
     name: str
     group: str = ""  # at a secondary: hidden until the group is committed
+    stamp: int = 0  # of the copy: another one of that name is not meant; 0: any
 
 
 class CopyHeld(Record, frozen=True, tag="copy-held"):
@@ -441,6 +451,27 @@ class PointOpened(Record, frozen=True, tag="point-opened"):
     expendable: bool = False
 
 
+class ProbeBegun(Record, frozen=True, tag="probe-begun"):
+    """A check is about to be tried on a copy of a group as of one of its points."""
+
+    group: str
+    copy: str  # its name; the record that makes it follows
+    cut: int
+    stamp: int  # when the primary placed the cut
+    check: str
+    began: int  # ns since 1970
+    seconds: float  # it may take so long
+
+
+class ProbeEnded(Record, frozen=True, tag="probe-ended"):
+    """What came of the one that is running; its copy is gone."""
+
+    group: str
+    ended: int  # ns since 1970
+    result: Literal["good", "bad", "expired"]
+    said: str = ""
+
+
 class Promoted(Record, frozen=True, tag="promoted"):
     """The group is writable here, at its last committed cut, under a new epoch."""
 
@@ -514,6 +545,7 @@ class PeerFenced(Record, frozen=True, tag="peer-fenced"):
     """The old primary has confirmed that it is read-only."""
 
     group: str
+    source: str = ""  # address of an earlier one that was still to be told; empty: the last one
 
 
 class ScheduleSet(Record, frozen=True, tag="schedule-set"):
@@ -534,6 +566,7 @@ class ScheduleDeleted(Record, frozen=True, tag="schedule-deleted"):
 
 AnyRecord = (
     ReservationMade | ReservationReleased | CopyRequested | RequestMoved |
+    RequestsTold |
     ScheduleSet | ScheduleDeleted | VolumeLabelled | CopyHeld | ClockSeen |
     VolumeCreated | VolumeResized | VolumeDeleted | CopyTaken | CopyClassified | CopyDeleted
     | GroupCreated | GroupChanged | GroupDeleted | SessionOpened | SessionSuspended | SessionResumed
@@ -542,7 +575,7 @@ AnyRecord = (
     | RelationsEstablished | RelationsRefreshed | RelationsRestored | RelationsWithdrawn
     | CutRelayed | HandoverBegun | HandoverCancelled | Rejoined | HistoryLearned
     | RelationsMirrored | RelationsListed | SessionHolds | VolumesReverted
-    | WindowSet | PointsDropped | PointOpened
+    | WindowSet | PointsDropped | PointOpened | ProbeBegun | ProbeEnded
 )  # fmt: skip
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

@@ -282,7 +282,7 @@ class _Reader:
                 continue
             tail.segment = max(tail.segment, number)
             beyond = file.size() - end.slot * BLOCK
-            if number == end.segment and beyond > 0:
+            if number == end.segment and beyond >= 0:  # 0: there may be reserved room
                 tail.discarded_bytes += beyond
                 file.truncate(end.slot * BLOCK)
             # After a mere crash of the process the bytes may still be in the page cache only.

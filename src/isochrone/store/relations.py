@@ -14,7 +14,7 @@ from isochrone.errors import Conflict, InvalidInput, NotFound, ReadOnly
 from isochrone.store import records as r
 from isochrone.store.apply_relations import Extent, split
 from isochrone.store.catalogue import Relation, Volume
-from isochrone.store.mirrored import group_of, renewed, settled
+from isochrone.store.mirrored import group_of, renewed, unsettled
 from isochrone.store.overlaps import EXTENTS_MAX, Range, check_no_target, joined, name_of, overlap
 from isochrone.store.overwrite import NOTHING_AGREED, Changes, Permission, images, may_overwrite
 from isochrone.store.pool import Pool
@@ -375,8 +375,8 @@ def withdraw(
         _check_target(pool, pool.state.volumes[id])
     if changes:
         may_overwrite(pool, changes, "discarded", permission)
-    unsettled = {x.target for x in gone if not settled(pool.state, x)}
-    by_image: Changes = {id: () for id in changes if id in unsettled}
+    unsure = unsettled(pool.state, gone) if discard else set()
+    by_image: Changes = {id: () for id in changes if id in unsure}
     pool.record(
         r.RelationsWithdrawn(
             parts=tuple(parts),

@@ -139,16 +139,28 @@ class Stretch:
         return section
 
 
-def read_sections(file: File, pool: bytes, place: Point) -> Iterator[Section]:
-    """From a place to the end of the segment, or to what does not verify or continue the log."""
+def read_sections(
+    file: File,
+    pool: bytes,
+    place: Point,
+    *,
+    batches_max: int = 0,
+    held_max: int = 0,
+    window_bytes: int = 0,
+) -> Iterator[Section]:
+    """From a place to the end of the segment, or to what does not verify or continue the log.
+
+    Who shares the loop with others asks for smaller sections; 0: as recovery wants them.
+    """
+    batches_max, held_max = batches_max or BATCHES_MAX, held_max or META_BYTES_HELD
     metas: list[bytes] = []
     sizes: list[int] = []
     held = 0
-    for meta, size in _metas(file, place.slot):
+    for meta, size in _metas(file, place.slot, window_bytes or WINDOW_BYTES):
         metas.append(meta)
         sizes.append(size)
         held += size
-        if len(metas) < BATCHES_MAX and held < META_BYTES_HELD:
+        if len(metas) < batches_max and held < held_max:
             continue
         section = _verified(metas, sizes, pool, place)
         if section is None:
@@ -161,13 +173,13 @@ def read_sections(file: File, pool: bytes, place: Point) -> Iterator[Section]:
         yield section
 
 
-def _metas(file: File, slot: int) -> Iterator[tuple[bytes, int]]:
+def _metas(file: File, slot: int, window_bytes: int) -> Iterator[tuple[bytes, int]]:
     """What may be the meta bytes of one batch after the other, in whole words, and their size."""
     window, base, span = b"", slot, 1
     while True:
         at = (slot - base) * BLOCK
         if at + BLOCK > len(window):
-            length = WINDOW_BYTES if span <= WINDOW_SLOTS_MAX else BLOCK
+            length = window_bytes if span <= WINDOW_SLOTS_MAX else BLOCK
             window, base, at = file.read_at(length, slot * BLOCK), slot, 0
             if len(window) < BLOCK:
                 return

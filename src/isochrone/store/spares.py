@@ -60,6 +60,7 @@ class Spares:
         name = self._new_name()
         file = self._disk.create(name)
         try:
+            file.reserve(self._size)
             for at in range(0, self._size, MIB):
                 file.write_at([memoryview(_ZEROS)[: self._size - at]], at)
                 if not (at + MIB) % SYNCED_BYTES:

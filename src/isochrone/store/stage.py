@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Final
 
-from isochrone.store.format import BODY, DISCARD, MOVE, WRITE, checksum, describe
+from isochrone.store.format import BODY, DISCARD, MOVE, WRITE, checksum, checksums, describe
 from isochrone.types import BLOCK, MIB, Buffer
 
 STAGE_BYTES_MAX: Final = 16 * MIB  # bounds what a turn holds, and how long its append takes
@@ -39,11 +40,21 @@ class Stage:
         if count == 1:
             self.sums.append(checksum(data))
         else:
-            self.sums.extend([checksum(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK)])
+            self.sums.extend(checksums(data))
         self.descriptors.append(describe(WRITE, volume, block, count, 0))
         self.payload.append(data)
         self.updates.append((WRITE, volume, block, count))
         self.blocks += count
+
+    def write_runs(
+        self, volume: int, runs: Sequence[tuple[int, int]], data: memoryview, sums: array[int]
+    ) -> None:
+        """Runs of blocks, (block, count), one after the other in `data`, with their checksums."""
+        self.sums.extend(sums)
+        self.descriptors += [describe(WRITE, volume, block, n, 0) for block, n in runs]
+        self.payload.append(data)
+        self.updates += [(WRITE, volume, block, n) for block, n in runs]
+        self.blocks += len(sums)
 
     def move(self, birth: int, data: memoryview, sums: array[int]) -> None:
         """Blocks born one after the other from `birth` on, to lie here from now on."""

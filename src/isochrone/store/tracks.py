@@ -267,9 +267,6 @@ class Forest:
         for index, leaf_id in self.leaf_ids(table):
             yield index, self.node(leaf_id).words
 
-    def mapped_blocks(self, table: Table) -> int:
-        return sum(LEAF_BLOCKS - words[:LEAF_BLOCKS].count(0) for _, words in self.leaves(table))
-
     def reachable(self, tables: Iterable[Table]) -> set[int]:
         """Ids of all nodes the tables reach."""
         chunks = {id for table in tables for id in table.root if id}
@@ -293,7 +290,7 @@ class Forest:
         """The chunk, or a copy of it in its place."""
         if chunk is not None and chunk.epoch >= table.epoch:
             return chunk
-        chunk = self._make(array("Q", chunk.words if chunk is not None else _EMPTY_CHUNK))
+        chunk = self._make((chunk.words if chunk is not None else _EMPTY_CHUNK)[:])
         table.put_chunk(at, chunk.id)
         return chunk
 
@@ -308,7 +305,7 @@ class Forest:
         if leaf is not None and leaf.epoch >= table.epoch:
             return leaf.words
         chunk = self._own_chunk(table, at, chunk)
-        leaf = self._make(array("Q", leaf.words if leaf is not None else _EMPTY_LEAF))
+        leaf = self._make((leaf.words if leaf is not None else _EMPTY_LEAF)[:])
         chunk.words[low] = leaf.id
         return leaf.words
 
@@ -327,8 +324,9 @@ class Forest:
             words = self.own_leaf(table, block >> LEAF_SHIFT)
             at = block & LEAF_MASK
             n = min(len(sums) - done, LEAF_BLOCKS - at)
-            self.newly_mapped += words[at : at + n].count(0)
-            words[at : at + n] = array("Q", range(first + done, first + done + n))
+            pointers = np.frombuffer(words, np.uint64)[at : at + n]
+            self.newly_mapped += n - int(np.count_nonzero(pointers))
+            pointers[:] = np.arange(first + done, first + done + n, dtype=np.uint64)
             words[LEAF_BLOCKS + at : LEAF_BLOCKS + at + n] = sums[done : done + n]
             done += n
             block += n

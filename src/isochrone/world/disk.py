@@ -7,13 +7,15 @@ which forgets and tears what was not synced. Both pass the same contract tests.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 from urllib.parse import quote
 
 import apsw
@@ -30,6 +32,7 @@ METADATA_WAL_BYTES: Final = 16 << 20  # what its write-ahead log keeps of the di
 LOCK_NAME: Final = "lock"
 DIRECT_UNIT: Final = 4096  # what O_DIRECT is aligned to; no disk of today wants more
 DIRECT_BYTES: Final = 1 << 20  # read in one call past the page cache
+FALLOC_FL_KEEP_SIZE: Final = 1  # fallocate(2): the file is as long as before
 
 
 class File(Protocol):
@@ -41,6 +44,18 @@ class File(Protocol):
 
     def read_at(self, length: int, offset: int) -> bytes:
         """Up to `length` bytes; fewer at the end of the file."""
+        ...
+
+    def reserve(self, size: int) -> bool:
+        """Wish for room for the first `size` bytes: to write them is cheaper then.
+
+        The file stays as long as it is, and to truncate it gives back what lies behind. False, and
+        nothing has happened, if there is no room or the file system has no such thing.
+        """
+        ...
+
+    def forget(self, offset: int, length: int) -> None:
+        """A hint: nobody will read these bytes soon, so those that are synced need no memory."""
         ...
 
     def sync(self) -> None:
@@ -99,6 +114,21 @@ class Disk(Protocol):
     def close(self) -> None: ...
 
 
+def _find_fallocate() -> Callable[[int, int, int, int], int] | None:
+    """The system call, which Python has only as a function that may write zeros instead."""
+    try:
+        found = ctypes.CDLL(None).fallocate
+    except (OSError, AttributeError):
+        return None
+    found.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    found.restype = ctypes.c_int
+    return cast("Callable[[int, int, int, int], int]", found)
+
+
+# On 32-bit systems the function of this name takes shorter numbers.
+_fallocate: Final = _find_fallocate() if sys.maxsize > 1 << 32 else None
+
+
 class FolderFile:
     def __init__(self, path: Path, flags: int) -> None:
         self._fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
@@ -127,6 +157,13 @@ class FolderFile:
             pieces.append(data)
             got += len(data)
         return b"".join(pieces)
+
+    def reserve(self, size: int) -> bool:
+        return _fallocate is not None and not _fallocate(self._fd, FALLOC_FL_KEEP_SIZE, 0, size)
+
+    def forget(self, offset: int, length: int) -> None:
+        if self._fd >= 0:
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
         if self._fd < 0:  # os.fdatasync would raise ValueError

@@ -1,8 +1,9 @@
-"""What the C library does with memory that was freed."""
+"""What the C library does with memory that was freed, and Python with what stays."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 from typing import Final
 
 M_TRIM_THRESHOLD: Final = -1  # mallopt(3)
@@ -22,3 +23,12 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_REUSED) and mallopt(M_TRIM_THRESHOLD, KEPT_FREE))
+
+
+def settle() -> None:
+    """Call once all modules are loaded: what lives now is not looked through for garbage again.
+
+    A full collection stops the loop; with a hundred thousand objects of modules for 50 ms.
+    """
+    gc.collect()
+    gc.freeze()

@@ -12,12 +12,12 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from isochrone.errors import InvalidInput, Unavailable
 from isochrone.types import Buffer
 
-READ_BYTES: Final = 1 << 18  # one read; larger ones only hold memory longer
+READ_BYTES: Final = 1 << 18  # one `read`; larger ones only hold memory longer
 UNSENT_BYTES_MAX: Final = 4 << 20  # `drain` waits above this; two frames of payload
 CONNECT_SECONDS_MAX: Final = 10.0
 CLOSE_SECONDS_MAX: Final = 10.0  # to take what is unsent; who does not read would hold it for ever
@@ -34,6 +34,10 @@ class Channel(Protocol):
 
     async def read(self) -> bytes:
         """The next bytes, at most READ_BYTES; empty when the other side has closed."""
+        ...
+
+    async def read_into(self, room: memoryview) -> int:
+        """The same into a place that is not empty; how many there are, 0 at the end."""
         ...
 
     def write(self, pieces: Sequence[Buffer]) -> None: ...
@@ -95,43 +99,127 @@ def is_anywhere(address: str) -> bool:
         return False
 
 
-class StreamChannel:
-    """A channel over asyncio streams."""
+class SocketChannel(asyncio.BufferedProtocol):
+    """A channel over a socket. Bytes are received right where their reader wants them.
+
+    So the socket is read while somebody waits for it, and no sooner; what else comes waits in the
+    kernel. Only what a loop receives before it is told to wait lies here.
+    """
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str
+        self, peer: str = "", accepted: Callable[[SocketChannel], None] | None = None
     ) -> None:
-        self._reader = reader
-        self._writer = writer
+        self._transport: asyncio.Transport
         self._peer = peer
-        writer.transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX)
+        self._accepted = accepted
+        self._room: memoryview | None = None  # of the reader that waits
+        self._reader: asyncio.Future[None] | None = None
+        self._got = 0
+        self._early = memoryview(b"")  # came when nobody waited
+        self._early_room: memoryview | None = None
+        self._ended = False  # the other side will not send any more
+        self._lost = False
+        self._reason = "closed"
+        self._writing: asyncio.Future[None] | None = None  # while too much is unsent
 
     @property
     def peer(self) -> str:
         return self._peer
 
     async def read(self) -> bytes:
+        room = memoryview(bytearray(READ_BYTES))
+        return bytes(room[: await self.read_into(room)])
+
+    async def read_into(self, room: memoryview) -> int:
+        assert self._reader is None, "two readers of one channel"
+        if self._early:
+            count = min(len(room), len(self._early))
+            room[:count] = self._early[:count]
+            self._early = self._early[count:]
+            return count
+        if self._ended or self._lost:
+            return 0
+        self._room, self._got = room, 0
+        self._reader = asyncio.get_running_loop().create_future()
+        self._transport.resume_reading()
         try:
-            return await self._reader.read(READ_BYTES)
-        except OSError:
-            return b""
+            await self._reader
+            return self._got
+        except asyncio.CancelledError:
+            came = room[: self._got]  # in this very turn, and before what is early
+            self._early = memoryview(b"".join((came, self._early)))
+            raise
+        finally:
+            self._room = self._reader = None
+            self._transport.pause_reading()
 
     def write(self, pieces: Sequence[Buffer]) -> None:
-        self._writer.writelines(pieces)
+        if not self._transport.is_closing():
+            self._transport.writelines(pieces)
 
     async def drain(self) -> None:
-        try:
-            await self._writer.drain()
-        except OSError as e:
-            raise Unavailable(f"lost the connection to {self._peer}: {e}") from e
+        while self._writing is not None and not self._lost:
+            await asyncio.shield(self._writing)
+        if self._lost or self._transport.is_closing():
+            raise Unavailable(f"lost the connection to {self._peer}: {self._reason}")
 
     def close(self) -> None:
-        transport = self._writer.transport
+        transport = self._transport
         if transport.is_closing():
             return
-        self._writer.close()
+        transport.close()
         if transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(CLOSE_SECONDS_MAX, transport.abort)
+
+    # -- called by the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the methods but not the base class, so `isinstance` cannot tell.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX)
+        self._transport.pause_reading()
+        self._peer = self._peer or str(transport.get_extra_info("peername") or "unix")
+        if self._accepted is not None:
+            self._accepted(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._room is not None and not self._got:
+            self._early_room = None  # asked for before, and then nothing came
+            return self._room
+        self._early_room = memoryview(bytearray(READ_BYTES))
+        return self._early_room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._transport.pause_reading()
+        if self._early_room is not None:
+            came, self._early_room = self._early_room[:nbytes], None
+            self._early = memoryview(b"".join((self._early, came))) if self._early else came
+        else:
+            self._got = nbytes
+            self._wake()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        self._wake()
+        return True  # what we have to say may still be read
+
+    def pause_writing(self) -> None:
+        self._writing = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None and not writing.done():
+            writing.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._reason = str(exc or self._reason)
+        self._wake()
+        self.resume_writing()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class SystemNet:
@@ -141,40 +229,60 @@ class SystemNet:
 
     async def connect(self, address: str) -> Channel:
         where = split_address(address)
+        loop = asyncio.get_running_loop()
+        channel = SocketChannel(address)
         try:
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
                 if where is None:
-                    reader, writer = await asyncio.open_unix_connection(address)
+                    await loop.create_unix_connection(lambda: channel, address)
                 else:
-                    reader, writer = await asyncio.open_connection(*where)
+                    await loop.create_connection(lambda: channel, *where)
         except (OSError, ValueError) as e:  # ValueError: no host can have that name
             raise Unavailable(f"nobody answers at {address}: {str(e) or 'timed out'}") from e
-        return StreamChannel(reader, writer, address)
+        return channel
 
     async def listen(self, address: str, handler: Handler) -> Listener:
-        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            peer = writer.get_extra_info("peername")
-            channel = StreamChannel(reader, writer, str(peer or "unix"))
+        loop = asyncio.get_running_loop()
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def serve(channel: SocketChannel) -> None:
             try:
                 await handler(channel)
             finally:
                 channel.close()
 
+        def accepted(channel: SocketChannel) -> None:
+            task = loop.create_task(serve(channel))
+            tasks.add(task)
+            task.add_done_callback(served)
+
+        def served(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                loop.call_exception_handler(
+                    {"message": "a handler of connections broke", "exception": error, "task": task}
+                )
+
+        def made() -> SocketChannel:
+            return SocketChannel(accepted=accepted)
+
         where = split_address(address)
         handed = self._handed.get(address)
         try:
-            if handed is not None:
-                unix = handed.family == socket.AF_UNIX
-                start = asyncio.start_unix_server if unix else asyncio.start_server
-                return _Listening(await start(accepted, sock=handed))
-            if where is None:
-                return _Listening(await asyncio.start_unix_server(accepted, address))
-            return _Listening(await asyncio.start_server(accepted, *where))
+            if handed is not None and handed.family == socket.AF_UNIX:
+                server = await loop.create_unix_server(made, sock=handed)
+            elif handed is not None:
+                server = await loop.create_server(made, sock=handed)
+            elif where is None:
+                server = await loop.create_unix_server(made, address)
+            else:
+                server = await loop.create_server(made, *where)
         except (OSError, ValueError) as e:
             reason = (isinstance(e, OSError) and e.strerror) or e
             raise Unavailable(
                 f"cannot listen at {address}: {reason}", hint="choose another address"
             ) from e
+        return _Listening(server)
 
 
 class _Listening:
