@@ -121,7 +121,10 @@ class Machine(RuleBasedStateMachine):
                 self.pool = self.rig.kill()
             case "cut":
                 self.pool = self.rig.cut(self.step)
-                self.model = deepcopy(self.history[self.pool.log.lsn])
+                # What a step has as its first records, or a cleaner moved, changes nothing of it.
+                lsn = self.pool.log.lsn
+                self.history = {at: model for at, model in self.history.items() if at <= lsn}
+                self.model = deepcopy(self.history[max(self.history)])
                 self.after_loss()
             case "reopen":
                 self.pool = self.rig.reopen(self.pool)
