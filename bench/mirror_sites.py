@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -66,6 +67,12 @@ class Site(Isochrone):
             raise BenchError(f"isochrone {' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
 
+    def give_way(self) -> None:
+        """Take from now on what others leave of the processors, with all threads."""
+        assert self._process is not None
+        for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), 19)
+
     def times(self) -> tuple[float, float]:
         """Processor seconds so far: in the program, in the kernel."""
         assert self._process is not None
@@ -101,6 +108,12 @@ class Pair:
         self.b.do("mirror", "add", GROUP, "--source", self.a.link)
         if wait:
             self.wait()
+
+    def part(self) -> None:
+        """As before `mirror`; the secondary has nothing left of it."""
+        self.b.do("mirror", "remove", GROUP)
+        self.a.do("group", "delete", GROUP, "--yes")
+        self.b.do("volume", "delete", GROUP, "--yes")
 
     def wait(self) -> float:
         """Until everything is at the secondary; the seconds that took."""
