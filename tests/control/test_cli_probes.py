@@ -20,6 +20,9 @@ sys.path[:0] = {path!r}
 from tests.control.process import Nbd
 from urllib.parse import parse_qs, unquote, urlsplit
 found = urlsplit(os.environ["ISOCHRONE_URI_V1"])
+lines = os.environ["ISOCHRONE_URIS"].splitlines()
+assert [line.split()[0] for line in lines] == ["v1", "v2"], lines
+assert lines[0].split()[1] == os.environ["ISOCHRONE_URI_V1"]
 socket = parse_qs(found.query)["socket"][0]
 with Nbd(socket, unquote(found.path[1:])) as disk:
     disk.write(4096, b"a journal is replayed")
@@ -47,7 +50,7 @@ def test_a_replica_is_proven(
     assert done["uris"] == {}
     assert connect(secondary, "v1").read(4096, 4) == bytes(4)
     failed = tell(
-        secondary, "mirror", "probe", "g", "--run", f"{check} 3", "--as-of", "1s ago", code=11
+        secondary, "mirror", "probe", "g", "--run", f"{check} 3", "--as-of", str(cut), code=11
     )
     assert "exit code 3: order" in failed
     tell(secondary, "mirror", "probe", "g", "--run", "sleep 60", "--deadline", "1s", code=11)

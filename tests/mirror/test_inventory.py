@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isochrone.errors import PeerFault
-from isochrone.mirror import inventory
+from isochrone.mirror import commands, inventory
 from isochrone.mirror.messages import LISTED_MAX, Begin, Cut, Holdings, Inventory, ListedRelation
 from isochrone.mirror.wire import FRAME_BYTES_MAX, encode
 from isochrone.store import copies, holds, relations, volumes
@@ -186,6 +186,24 @@ def test_an_inventory_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         many = tuple(listed(n, (0, 16 * n, 16)) for n in range(1, 4))
         with pytest.raises(PeerFault, match="more than 2 relations"):
             group(there, 2, Inventory(relations=many))
+
+    in_a_pool(act)
+
+
+def test_what_inventories_add_to_a_group_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that goes on over connections may get one by each of them."""
+    monkeypatch.setattr(commands, "NOTED_MAX", 6)
+
+    def act(there: Secondary) -> None:
+        def flood() -> None:
+            for number in range(1, 12):
+                there.receiver._listing = None  # as another connection begins
+                new = listed(number, (0, 16 * number, 16))
+                there.receiver.inventory(Inventory(relations=(new,)))
+
+        there.send(Begin(base=1, cut=2, volumes=BOTH))
+        with pytest.raises(PeerFault, match="more than 6 copies, deletions or relations"):
+            flood()
 
     in_a_pool(act)
 

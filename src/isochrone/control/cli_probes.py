@@ -98,6 +98,8 @@ def _environment(begun: ProbeView) -> dict[str, str]:
         "ISOCHRONE_CUT": str(begun.cut),
         "ISOCHRONE_TIME": begun.time,
         "ISOCHRONE_COPY": begun.copy,
+        # Names that differ in their punctuation alone share a variable below; here they do not.
+        "ISOCHRONE_URIS": "".join(f"{volume} {uri}\n" for volume, uri in begun.uris.items()),
     }
     for volume, uri in begun.uris.items():
         found["ISOCHRONE_URI_" + re.sub(r"[^A-Za-z0-9]", "_", volume).upper()] = uri

@@ -92,7 +92,7 @@ def carry_out(pool: Pool, group: Group, shadows: Shadows, message: Command) -> N
     """
     if not shadows:
         raise PeerFault("a command came without a group")
-    _check_noted(group)
+    check_noted(group)
     match _record(message):
         case r.CopyTaken() as taken:
             _take_copy(pool, group, shadows, taken)
@@ -118,7 +118,7 @@ def carry_out(pool: Pool, group: Group, shadows: Shadows, message: Command) -> N
             raise PeerFault(f"a {type(other).__name__} record cannot be mirrored")
 
 
-def _check_noted(group: Group) -> None:
+def check_noted(group: Group) -> None:
     """Raises `PeerFault` if a group has so much in it that its item would grow without end."""
     incoming = group.incoming
     if incoming is None:

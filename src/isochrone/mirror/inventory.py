@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from isochrone.errors import PeerFault
-from isochrone.mirror.commands import Shadows, check_extents, check_numbers, room
+from isochrone.mirror.commands import Shadows, check_extents, check_noted, check_numbers, room
 from isochrone.mirror.messages import (
     LISTED_MAX,
     RELATIONS_TOLD_MAX,
@@ -123,6 +123,7 @@ class Reconciling:
         """Note what differs. Raises `PeerFault` for what no primary can have."""
         if self._ended:
             raise PeerFault("an inventory went on after its end")
+        check_noted(self._group)
         self._copies.update(message.copies)
         if len(self._numbers) + len(message.relations) > RELATIONS_TOLD_MAX:
             raise PeerFault(f"an inventory has more than {RELATIONS_TOLD_MAX} relations")
