@@ -542,3 +542,28 @@ def test_an_old_primary_is_fenced_over_two_takeovers(crash: bool) -> None:
         assert two.same("db", "wal")
 
     play(scenario)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_handover_that_nobody_ended_does_not_keep_it_out(force: bool) -> None:
+    """The heir follows somebody else by now, who took over: no cancelling is needed first."""
+
+    async def scenario(two: Two) -> None:
+        c = await two.third()
+        two.a.write("db", 3, "common")
+        await two.b.wait()
+        await c.wait()
+        two.fabric.cut("a", "c")
+        two.a.pool.record(r.HandoverBegun(group=GROUP, peer=two.b.pool.identity, stamp=1))
+        await two.a.call(two.a.pool.flush())
+        assert role_of(two.a.group()) is Role.HANDING
+        with pytest.raises(Conflict, match="being handed over"):
+            await rejoin(two.a, two.b.address)
+        await promote(c)
+        two.fabric.heal_all()
+        await rejoin(two.a, c.address, force=force)
+        await two.a.wait()
+        assert role_of(two.a.group()) is Role.SECONDARY
+        assert two.a.image("db") == c.image("db")
+
+    play(scenario)

@@ -82,7 +82,9 @@ def _check(group: Group, offer: Offer, *, force: bool, me: str) -> None:
             f"epoch {group.superseded_by} took group {group.name} over; {offer.source} is at"
             f" epoch {theirs.lineage.epoch}"
         )
-    if role is Role.HANDING:
+    # A handover that nobody ended is no reason to stay out of what has been taken over since.
+    overtaken = theirs.lineage.supersedes(mine.lineage)
+    if role is Role.HANDING and not (force or overtaken):
         raise Conflict(
             f"group {group.name} is being handed over",
             hint=f"isochrone group switch {group.name} --cancel",
@@ -94,7 +96,7 @@ def _check(group: Group, offer: Offer, *, force: bool, me: str) -> None:
             + (", and there at the same epoch: two sites took it over" if clash else ""),
             hint="the one that is to give way: isochrone group rejoin GROUP --from ADDRESS --force",
         )
-    if role is Role.PRIMARY and same_branch(mine, theirs):
+    if role in (Role.PRIMARY, Role.HANDING) and same_branch(mine, theirs):
         raise Conflict(f"{offer.source} follows group {group.name} of this controller")
     if me in offer.way:
         raise Conflict(f"{offer.source} gets group {group.name} from this controller")
@@ -123,7 +125,7 @@ async def rejoin(
     async with mirrors.released(name):
         group = find_group(pool, name)
         decided = decide(pool, group, decided.offer, force=force)  # it may have changed meanwhile
-        if role_of(group) is Role.PRIMARY:
+        if role_of(group) in (Role.PRIMARY, Role.HANDING):
             pool.record(
                 r.Fenced(
                     group=name, epoch=decided.offer.branch.lineage.epoch,

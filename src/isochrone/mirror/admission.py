@@ -71,9 +71,13 @@ def note_welcome(pool: Pool, group: Group, welcome: Welcome) -> None:
 
 
 def fence_of(group: Group, source: str) -> Fence:
-    """What a new primary says to the old one."""
-    cut = next((t.cut for t in group.takeovers if t.epoch == group.epoch), 0)
-    return Fence(group=group.name, lineage=group.lineage, epoch=group.epoch, cut=cut, source=source)
+    """What a new primary says to the old one; who was overtaken itself passes on by what."""
+    epoch, cut = group.epoch, group.superseded_cut
+    if group.superseded_by > epoch:
+        epoch = group.superseded_by
+    else:
+        cut = next((t.cut for t in group.takeovers if t.epoch == epoch), 0)
+    return Fence(group=group.name, lineage=group.lineage, epoch=epoch, cut=cut, source=source)
 
 
 async def give_way(pool: Pool, group: Group, epoch: int, fence: Fence | None = None) -> None:
