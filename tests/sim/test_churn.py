@@ -76,6 +76,11 @@ def test_a_copy_that_is_done_and_not_there_is_a_violation() -> None:
             requests_kept(a, found, several.witness)
         several.witness.excuse("b", {"c1"})
         requests_kept(a, found, several.witness)
+        several.witness.excused.clear()
+        copies.take(b.pool, ["v0"], name="mine")  # as one that was held there when it was deleted
+        kept = b.pool.state.copies["mine"]
+        kept.origin, kept.kept_from = "c1", GROUP
+        requests_kept(a, found, several.witness)
 
     play(scenario)
 

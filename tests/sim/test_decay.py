@@ -53,6 +53,16 @@ def test_a_false_finding_is_noticed(finding: Finding) -> None:
         decay.judge(pool, rotten, bad, worker)
 
 
+def test_what_a_lost_store_costs_beside_the_rot_is_no_false_finding() -> None:
+    """A batch that nobody needs, and only then; a block that has not rotted is one in any case."""
+    pool, rotten, bad, worker = scrubbed()
+    worker.progress.findings.append(Finding("x", [], 0, 0, 1))
+    decay.judge(pool, rotten, bad, worker, store_lost=True)
+    worker.progress.findings.append(Finding("x", ["v0"], 0, BLOCK, 1))
+    with pytest.raises(Violation, match="it is not"):
+        decay.judge(pool, rotten, bad, worker, store_lost=True)
+
+
 def test_what_is_lost_in_a_crash_beyond_the_rot_is_noticed() -> None:
     _, rotten, bad, _ = scrubbed()
     decay.no_worse(rotten, bad)

@@ -106,6 +106,23 @@ def test_a_cut_that_nobody_placed_is_a_violation() -> None:
     at_a_primary(check)
 
 
+def test_the_cut_at_which_an_epoch_begins_was_placed_in_the_one_before() -> None:
+    """A site may have it under the new epoch before whoever takes over has."""
+
+    def check(pool: Pool, group: Group, witness: Witness) -> None:
+        pool.record(r.CutPlaced(group=GROUP, cut=1, stamp=1))
+        there = witness.at(group, 1)
+        assert there is not None
+        epoch = group.epoch
+        group.takeovers = [*group.takeovers, r.Takeover(epoch + 1, 1, "another pool")]
+        group.epoch = epoch + 1
+        assert witness.at(group, 1) == there
+        group.takeovers[-1] = r.Takeover(epoch + 1, 0, "another pool")
+        assert witness.at(group, 1) is None
+
+    at_a_primary(check)
+
+
 def test_a_copy_that_changed_is_a_violation() -> None:
     def check(pool: Pool, group: Group, witness: Witness) -> None:
         copies.take(pool, ["v"], name="c1")

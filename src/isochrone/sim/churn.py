@@ -232,7 +232,8 @@ def requests_kept(primary: Member, members: dict[str, Member], witness: Witness)
                 continue
             come = _come(member.pool, request.name)
             excused = witness.excused.get(member.name, ())
-            if At(site.state) is At.DONE and come is None and request.name not in excused:
+            there = come is not None or _kept(member.pool, request.name)
+            if At(site.state) is At.DONE and not there and request.name not in excused:
                 raise Violation(f"(n) {request.name} is DONE at {member.name}, and not there")
             gone = At(site.state) is At.EXPIRED and not request.keep_late and request.lsn
             # A site that left, or follows another primary since, could not be told.
@@ -242,6 +243,12 @@ def requests_kept(primary: Member, members: dict[str, Member], witness: Witness)
                 raise Violation(
                     f"(n) {request.name} is EXPIRED at {member.name}, and there: {site.detail}"
                 )
+
+
+def _kept(pool: Pool, name: str) -> bool:
+    """Whether a copy is there because it was held when a primary of another branch had it not."""
+    found = (c for c in pool.state.copies.values() if name in (c.name, c.origin))
+    return any(c.kept_from == GROUP for c in found)
 
 
 def _come(pool: Pool, name: str) -> Copy | None:

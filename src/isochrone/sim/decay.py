@@ -137,10 +137,19 @@ async def _something(pool: Pool, cleaner: Cleaner, random: Random) -> None:
         await pool.checkpoint()
 
 
-def judge(pool: Pool, rotten: list[Rotten], bad: set[tuple[str, int, int]], worker: Scrub) -> None:
+def judge(
+    pool: Pool,
+    rotten: list[Rotten],
+    bad: set[tuple[str, int, int]],
+    worker: Scrub,
+    *,
+    store_lost: bool = False,
+) -> None:
     """Whether the scrub has found what was `bad` before, and still is. Raises `Violation`.
 
-    It may have found, before a crash, what has rotted and is not wrong any more.
+    It may have found, before a crash, what has rotted and is not wrong any more. Where the metadata
+    store was lost with a rotten end of the log, batches of segments that had been emptied may be
+    damaged, too: what was moved out of them lay in that end (docs/adr/0007).
     """
     progress = worker.progress
     if progress.state != "done":
@@ -148,7 +157,7 @@ def judge(pool: Pool, rotten: list[Rotten], bad: set[tuple[str, int, int]], work
     found = {
         (export, finding.offset // BLOCK + n)
         for finding in progress.findings
-        for export in finding.exports or ["-"]
+        for export in finding.exports or ([] if store_lost else ["-"])
         for n in range(max(1, finding.bytes // BLOCK))
     }
     blocks = {r.block for r in rotten} | {block for _, block, _ in bad}

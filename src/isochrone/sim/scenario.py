@@ -379,6 +379,7 @@ class Scenario(Story):
         rotten = decay.rot(pool, self._a.site.platter, random)
         bad = decay.wrong(pool)
         work = self._a.site.spawn(decay.scrub_among_writers(pool, random))
+        store_lost = False
         if random.random() < 0.4:
             await asyncio.sleep(random.choice((0.001, 0.02, 0.1)))
             if not work.done():
@@ -392,7 +393,7 @@ class Scenario(Story):
         worker = await work
         progress = worker.progress
         self._say(f"scrub: {len(rotten)} rot, {progress.damaged} ranges found")
-        decay.judge(self._a.pool, rotten, bad, worker)
+        decay.judge(self._a.pool, rotten, bad, worker, store_lost=store_lost)
 
     def _flip(self, name: str, end: int) -> bool:
         """Flip a bit before a place of a file, mostly one that says what follows it."""

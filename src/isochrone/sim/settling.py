@@ -71,15 +71,24 @@ class Settling:
         return [request for request in requests if not finished(request)]
 
     async def _settled_primary(self) -> Member:
-        """The primary of the newest epoch; if a switch was broken off, it is gone on with."""
+        """The primary of the newest epoch; if a switch was broken off, it is gone on with.
+
+        So it is if somebody yielded to an epoch that its heir lost in a crash, while a third site
+        was promoted to an older one: who has yielded takes it back.
+        """
         end = self._clock.monotonic() + CONVERGE_S
         while True:
             newest = self._upsets.newest()
-            if newest is not None:
+            heirs = [
+                member
+                for member in self._members.values()
+                if (group := member.group) is not None
+                and (newest is None or group.epoch > self._rank(newest)[1])
+            ]
+            if newest is not None and not heirs:
                 return newest
             if self._clock.monotonic() > end:
                 raise Violation("(m) no site is primary, and none can be made so")
-            heirs = [m for m in self._members.values() if m.group is not None]
             member = max(heirs, key=self._rank)
             try:
                 await member.site.spawn(promote(member.pool, member.mirrors, GROUP, force=True))

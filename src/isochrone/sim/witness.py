@@ -94,8 +94,17 @@ class Witness:
         self.counts: Counter[str] = Counter()
 
     def at(self, group: Group, cut: int) -> Shown | None:
-        """What the primary of the group's branch showed at a cut."""
-        return self._at_cut.get((branch(group), cut))
+        """What the primary of the group's branch showed at a cut.
+
+        The cut at which an epoch begins was placed in the one before; a site may have it under the
+        new epoch before whoever takes over has.
+        """
+        found = self._at_cut.get((branch(group), cut))
+        begins = ((t.epoch, t.cut) == (group.epoch, cut) for t in group.takeovers)
+        if found is None and any(begins):
+            before = group.epoch - 1, begun_by(group.takeovers, group.epoch - 1)
+            found = self._at_cut.get((before, cut))
+        return found
 
     def placed(self, cut: int) -> bool:
         """Whether some primary placed a cut of this number."""
