@@ -78,12 +78,13 @@ def test_attach_and_establish_never_overlap(controller: Controller) -> None:
         racer.close()
     assert 0 < sum(racer.copied) < TRIES, "neither always wins: it was a race"
     for name in ("a", "b"):
+        _until_free(client, name)
         client.call("DELETE", f"/v1/volumes/{name}")
     client.close()
 
 
-def _until_free(client: Client) -> None:
-    while b'"attachments":[]' not in client.call("GET", "/v1/volumes/b"):
+def _until_free(client: Client, name: str = "b") -> None:
+    while b'"attachments":[]' not in client.call("GET", f"/v1/volumes/{name}"):
         pass
 
 
