@@ -35,6 +35,13 @@ async def rejoin(host: Host, source: str = "", **options: Any) -> RejoinReport:
     return report
 
 
+async def take_over(host: Host) -> None:
+    """As planned, from whom it follows."""
+    await host.call(
+        switch.switch(host.pool, host.mirrors, GROUP, address=host.address, force=False, timeout=30)
+    )
+
+
 async def fenced(two: Two) -> None:
     await until(lambda: two.a.group().role == "fenced")
     await until(lambda: not two.b.group().fence_pending)
@@ -126,11 +133,7 @@ def test_and_then_back_as_planned() -> None:
         await rejoin(two.a)
         await two.a.wait()
         two.b.write("wal", 5, "still b")
-        await two.a.call(
-            switch.switch(
-                two.a.pool, two.a.mirrors, GROUP, address=two.a.address, force=False, timeout=30
-            )
-        )
+        await take_over(two.a)
         two.a.write("wal", 6, "home")
         await two.b.wait()
         assert two.same(*NAMES)
@@ -425,11 +428,7 @@ def test_a_stale_epoch_is_refused_whatever_is_asked() -> None:
         await disaster(two)
         await rejoin(two.a)
         await two.a.wait()
-        await two.a.call(
-            switch.switch(
-                two.a.pool, two.a.mirrors, GROUP, address=two.a.address, force=False, timeout=30
-            )
-        )
+        await take_over(two.a)
         await two.b.wait()
         two.fabric.cut("a", "b")
         await promote(two.b)  # epoch 4, while a stays at 3

@@ -177,6 +177,17 @@ def play(
     run(main(), seconds_max=seconds_max)
 
 
+def play_duplex(scenario: Scenario, *, interval: float = 0.2) -> None:
+    """The same once the primary knows that its secondary has everything."""
+
+    async def whole(two: Two) -> None:
+        asked, peer = two.a.mirrors.asking.requests, two.b.pool.identity
+        await until(lambda: asked.duplex(two.a.group(), peer))
+        await scenario(two)
+
+    play(whole, interval=interval)
+
+
 async def sleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
 

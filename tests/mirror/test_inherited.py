@@ -31,17 +31,8 @@ from isochrone.store.apply_matched import finished
 from isochrone.store.catalogue import Group
 from isochrone.store.check import check_pool
 from isochrone.store.promises import CopyRequest, SiteState
-from tests.mirror import sites
-from tests.mirror.sites import GROUP, Host, Scenario, Two, sleep, until
-
-
-def play(scenario: Scenario, *, interval: float = 0.2) -> None:
-    async def whole(two: Two) -> None:
-        asked, peer = two.a.mirrors.asking.requests, two.b.pool.identity
-        await until(lambda: asked.duplex(two.a.group(), peer))
-        await scenario(two)
-
-    sites.play(whole, interval=interval)
+from tests.mirror.sites import GROUP, Host, Two, sleep, until
+from tests.mirror.sites import play_duplex as play
 
 
 async def ask(two: Two, **options: Any) -> CopyRequest:
@@ -331,10 +322,7 @@ def test_a_third_site_is_settled_by_the_new_primary() -> None:
     """`c` has the copy or not, whatever the new primary has; nobody waits for it for ever."""
 
     async def scenario(two: Two) -> None:
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
-        await c.call(c.mirrors.add(GROUP, two.a.address))
-        await c.wait()
+        c = await two.third()
         asked = two.a.mirrors.asking.requests
         await until(lambda: all(asked.duplex(two.a.group(), x) for x in two.a.group().sessions))
         two.fabric.cut("a", "c")
@@ -357,10 +345,7 @@ def test_a_third_site_is_settled_by_the_new_primary() -> None:
 
 def test_a_third_site_that_has_what_the_new_primary_has_not_lets_go_of_it() -> None:
     async def scenario(two: Two) -> None:
-        c = Host("c", two.fabric, 1, 0.2)
-        await c.start()
-        await c.call(c.mirrors.add(GROUP, two.a.address))
-        await c.wait()
+        c = await two.third()
         asked = two.a.mirrors.asking.requests
         await until(lambda: all(asked.duplex(two.a.group(), x) for x in two.a.group().sessions))
         two.fabric.stall("b", "a", one_way=True)  # its answers, so that no data goes to it

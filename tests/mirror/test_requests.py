@@ -18,17 +18,8 @@ from isochrone.store import records as r
 from isochrone.store.check import check_pool
 from isochrone.store.promises import CopyRequest
 from isochrone.types import MIB
-from tests.mirror import sites
-from tests.mirror.sites import GROUP, Scenario, Two, sleep, until
-
-
-def play(scenario: Scenario, *, interval: float = 0.2) -> None:
-    async def whole(two: Two) -> None:
-        requests, peer = two.a.mirrors.asking.requests, two.b.pool.identity
-        await until(lambda: requests.duplex(two.a.group(), peer))
-        await scenario(two)
-
-    sites.play(whole, interval=interval)
+from tests.mirror.sites import GROUP, Two, sleep, until
+from tests.mirror.sites import play_duplex as play
 
 
 def ask(two: Two, **options: Any) -> CopyRequest:

@@ -35,6 +35,17 @@ class Talk:
         self.said.append(message)
 
 
+def quiet_sender() -> tuple[Pool, Talk, Sender]:
+    """A sender over an empty pool; nobody listens to its heartbeats."""
+    site = Site("a", SimFabric(asyncio.get_running_loop(), Random(1)), 1)
+
+    async def beat() -> None:
+        pass
+
+    pool, talk = Pool.open(site.disk, site.world, LIMITS), Talk()
+    return pool, talk, Sender(pool, talk, beat)  # type: ignore[arg-type]
+
+
 def test_data_waits_for_credit_and_the_other_side_hears_that_we_are_alive() -> None:
     async def main() -> None:
         site = Site("a", SimFabric(asyncio.get_running_loop(), Random(1)), 1)
@@ -63,13 +74,8 @@ def test_data_waits_for_credit_and_the_other_side_hears_that_we_are_alive() -> N
 
 def test_packing_is_tried_beside_the_loop_and_others_run_meanwhile() -> None:
     async def main() -> None:
-        site = Site("a", SimFabric(asyncio.get_running_loop(), Random(1)), 1)
-
-        async def beat() -> None:
-            pass
-
-        talk, loop = Talk(), asyncio.get_running_loop()
-        out = Sender(Pool.open(site.disk, site.world, LIMITS), talk, beat)  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+        _, talk, out = quiet_sender()
         out.credit = 1 << 30
         blocks, noise = array("Q", range(4)), Random(1).randbytes(4 * BLOCK)
         for payload in (bytes(4 * BLOCK), noise, noise, noise):
@@ -90,18 +96,13 @@ def test_blocks_that_the_disk_cannot_read_are_damage_that_may_be_healed() -> Non
     """As for a client that reads them: else nobody would ask the other site for them."""
 
     async def main() -> None:
-        site = Site("a", SimFabric(asyncio.get_running_loop(), Random(1)), 1)
-
-        async def beat() -> None:
-            pass
-
-        pool, met = Pool.open(site.disk, site.world, LIMITS), []
+        met: list[Any] = []
+        pool, _, out = quiet_sender()
         volumes.create(pool, "v", 1 << 20)
         pool.stage_write(1, 5, memoryview(fill("x")))
         pool.commit()
         pointer, sum = pool.state.forest.at(pool.state.tables[1], 5)
         item = Blocks(1, array("Q", [5]), array("Q", [pointer]), array("Q", [sum]))
-        out = Sender(pool, Talk(), beat)  # type: ignore[arg-type]
         out.credit = 1 << 30
         assert await out.item(item) == 1
         pool.on_damage.append(lambda *spot: met.append(spot))
@@ -121,12 +122,7 @@ def test_a_log_that_is_given_back_while_it_is_read_is_no_damage() -> None:
     """The side file was given up: images lead on, and nobody has to hang up."""
 
     async def main() -> None:
-        site = Site("a", SimFabric(asyncio.get_running_loop(), Random(1)), 1)
-
-        async def beat() -> None:
-            pass
-
-        pool = Pool.open(site.disk, site.world, LIMITS)
+        pool, _, out = quiet_sender()
         volumes.create(pool, "v", 4 << 20)
         groups.create(pool, "g", ("v",))
         group, base = pool.state.groups["g"], pool.log.lsn
@@ -135,7 +131,6 @@ def test_a_log_that_is_given_back_while_it_is_read_is_no_damage() -> None:
             pool.commit()
         await pool.flush()
         assert len(pool.log.first_lsns) > 1
-        out = Sender(pool, Talk(), beat)  # type: ignore[arg-type]
         given_up: list[int] = []
 
         def give_up() -> None:

@@ -202,6 +202,17 @@ def ship(primary: Primary, base: int, offered: Partial | None) -> tuple[Shipment
     return Shipment(primary.pool, primary.group, mark, start, base=base, told=True), mark
 
 
+async def break_off(
+    primary: Primary, there: Secondary, offered: Partial | None, *, fuse: int
+) -> None:
+    """A first copy whose connection breaks after so many messages."""
+    sending, _ = ship(primary, 0, offered)
+    there.fuse = fuse
+    with pytest.raises(BrokenOff):
+        await sending.send(there)  # type: ignore[arg-type]
+    sending.close()
+
+
 def expected_copies(primary: Primary, after: int) -> dict[str, dict[int, Content]]:
     state = primary.pool.state
     return {
@@ -276,11 +287,7 @@ def test_what_was_sent_and_is_gone_by_now_becomes_a_hole(monkeypatch: pytest.Mon
         primary = Primary(1)
         primary.write("a", 0, 64)
         there = Secondary({id: {} for id in primary.group.volumes}, primary.dice)
-        sending, _ = ship(primary, 0, None)
-        there.fuse = 8
-        with pytest.raises(BrokenOff):
-            await sending.send(there)  # type: ignore[arg-type]
-        sending.close()
+        await break_off(primary, there, None, fuse=8)
         assert there.blocks
         primary.discard("a", 0, 64)
         primary.write("a", 2)
@@ -303,20 +310,12 @@ def test_a_connection_that_breaks_at_once_loses_nothing_of_the_way(
         primary = Primary(1)
         primary.write("a", 0, 64)
         there = Secondary({id: {} for id in primary.group.volumes}, primary.dice)
-        sending, _ = ship(primary, 0, None)
-        there.fuse = 20
-        with pytest.raises(BrokenOff):
-            await sending.send(there)  # type: ignore[arg-type]
-        sending.close()
+        await break_off(primary, there, None, fuse=20)
         reached = there.position
         assert reached is not None
         assert reached.block > 16
         for fuse in (1, 2, 3):
-            there.fuse = fuse
-            sending, _ = ship(primary, 0, there.partial(primary, 0))
-            with pytest.raises(BrokenOff):
-                await sending.send(there)  # type: ignore[arg-type]
-            sending.close()
+            await break_off(primary, there, there.partial(primary, 0), fuse=fuse)
             there.crash()
             assert there.position == reached
 

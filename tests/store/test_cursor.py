@@ -7,29 +7,16 @@ from random import Random
 import pytest
 
 from isochrone.errors import Damaged
-from isochrone.sim.disk import Platter, SimDisk
+from isochrone.sim.disk import Platter
 from isochrone.store.cursor import BATCHES_MAX, Cursor
 from isochrone.store.format import segment_name
 from isochrone.store.log import Log
 from isochrone.types import BLOCK
-from tests.store.test_log import append, new_log
+from tests.store.test_log import append, disk, log, platter
+
+__all__ = ["disk", "log", "platter"]
 
 POINTERS = tuple[int, list[int], list[int]]  # first lsn, of each batch: pointers, checksums
-
-
-@pytest.fixture
-def platter() -> Platter:
-    return Platter(Random(7))
-
-
-@pytest.fixture
-def disk(platter: Platter) -> SimDisk:
-    return SimDisk(platter)
-
-
-@pytest.fixture
-def log(disk: SimDisk) -> Log:
-    return new_log(disk)
 
 
 def by_search(log: Log, first: int, last: int) -> dict[int, POINTERS]:

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isochrone.errors import InvalidInput
-from isochrone.store.names import NAME_CHARS_MAX, NUMBERED_CHARS_MAX, check_name, unnumbered
+from isochrone.store.names import (
+    NAME_CHARS_MAX,
+    NUMBERED_CHARS_MAX,
+    check_name,
+    free_name,
+    instant_name,
+    unnumbered,
+)
 
 
 @pytest.mark.parametrize("name", ["a", "0", "disk-1", "A.b_c+d-e", "x" * NAME_CHARS_MAX])
@@ -45,3 +52,12 @@ def test_numbers_that_sites_gave() -> None:
         assert unnumbered(name) == "x"
     for name in ("x~", "x~y", "~", "x~7y", "x~" + "7" * NUMBERED_CHARS_MAX):
         assert unnumbered(name) == name
+
+
+def test_a_name_that_is_free() -> None:
+    assert free_name("c", ()) == "c"
+    assert free_name("c", {"c", "c-2", "c-4"}) == "c-3"
+
+
+def test_an_instant_in_a_name_is_utc_to_the_second() -> None:
+    assert instant_name(1_700_000_000_999_999_999) == "20231114T221320Z"

@@ -6,13 +6,12 @@ The check runs here, as the user who gave the command; the controller never runs
 from __future__ import annotations
 
 import re
-import shlex
 import signal
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from isochrone.control.command import Site, SiteCommand, pass_site
+from isochrone.control.command import Site, SiteCommand, pass_site, words_of
 from isochrone.errors import HookFailed, InvalidInput, IsochroneError
 
 if TYPE_CHECKING:
@@ -65,10 +64,7 @@ def _run(
     from isochrone.control.views_probes import ProbeView
     from isochrone.store.schedule import parse_span
 
-    try:
-        words = shlex.split(command)
-    except ValueError as e:
-        raise InvalidInput(f"the command `{command}` cannot be read: {e}") from e
+    words = words_of(command, "command", "an empty command checks nothing")
     seconds = float(parse_span(deadline))
     for number in _GOOD_BYE:  # a service manager's way to say what ^C says
         signal.signal(number, signal.default_int_handler)

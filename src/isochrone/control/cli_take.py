@@ -6,7 +6,6 @@ is to make applications and file systems quiet, and to be sure that they were.
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +13,7 @@ import click
 from isochrone.control.cli_matched import OPTIONS, only_with_at, several_sites, take_at
 from isochrone.control.cli_points import take_as_of
 from isochrone.control.cli_still import take_still
-from isochrone.control.command import Site, SiteCommand, SiteGroup, pass_site
+from isochrone.control.command import Site, SiteCommand, SiteGroup, pass_site, words_of
 from isochrone.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -116,12 +115,7 @@ def _hooks(commands: tuple[str, ...], mounts: tuple[str, ...]) -> list[Hook]:
 
     hooks = []
     for command in commands:
-        try:
-            words = shlex.split(command)
-        except ValueError as e:
-            raise InvalidInput(f"the hook `{command}` cannot be read: {e}") from e
-        if not words:
-            raise InvalidInput("an empty hook holds nothing still")
+        words = words_of(command, "hook", "an empty hook holds nothing still")
         hooks.append(Hook(tuple(words), "application"))
     # This very program, wherever it is installed.
     freeze = (sys.executable, "-m", "isochrone", "hook", "freeze")

@@ -78,6 +78,19 @@ class Site:
             click.echo(f"{what} {name} {fact}", err=True)
 
 
+def words_of(command: str, what: str, empty: str) -> list[str]:
+    """A command as a shell would split it. Raises `InvalidInput`, `empty` if nothing is there."""
+    import shlex
+
+    try:
+        words = shlex.split(command)
+    except ValueError as e:
+        raise InvalidInput(f"the {what} `{command}` cannot be read: {e}") from e
+    if not words:
+        raise InvalidInput(empty)
+    return words
+
+
 class Size(click.ParamType[int]):
     """Bytes, or 64MiB, 10GiB."""
 

@@ -214,6 +214,15 @@ def move_on(
         f"request {site.state} -> {state}",
         group=group.name, request=request.id, site=site.peer, why=why,
     )  # fmt: skip
+    found = request.name if event in (Event.FOUND, Event.CONFIRMED) else ""
+    note_state(pool, group, request, site, state, why, site.copy or found)
+
+
+def note_state(
+    pool: Pool, group: Group, request: CopyRequest, site: SiteState, state: str, why: str,
+    copy: str = "", *, withdraw: bool = False,
+) -> None:  # fmt: skip
+    """Put on record how far a request is at a site."""
     pool.record(
         r.RequestMoved(
             group=group.name,
@@ -221,7 +230,8 @@ def move_on(
             peer=site.peer,
             state=state,
             detail=why,
-            copy=site.copy or (request.name if event in (Event.FOUND, Event.CONFIRMED) else ""),
+            copy=copy,
+            withdraw=withdraw,
         )
     )
 

@@ -12,7 +12,7 @@ import structlog
 from isochrone.errors import Conflict, DeadlinePassed, InvalidInput, IsochroneError, NotFound
 from isochrone.mirror.capabilities import ASKING
 from isochrone.mirror.groups import find_group
-from isochrone.mirror.inherited import Telling, withdraw
+from isochrone.mirror.inherited import Telling, note_state, withdraw
 from isochrone.mirror.matched import ARRIVING, FINAL, At, Event, Seen, look, move, to_ask
 from isochrone.mirror.messages import REQUEST_S_MAX, CopyAnswer, CopyQuestion
 from isochrone.mirror.reservations import Deadlines
@@ -334,17 +334,7 @@ class Requests:
         self, group: Group, request: CopyRequest, site: SiteState, state: str, why: str,
         copy: str = "", *, withdraw: bool = False,
     ) -> None:  # fmt: skip
-        self._pool.record(
-            r.RequestMoved(
-                group=group.name,
-                request=request.id,
-                peer=site.peer,
-                state=state,
-                detail=why,
-                copy=copy,
-                withdraw=withdraw,
-            )
-        )
+        note_state(self._pool, group, request, site, state, why, copy, withdraw=withdraw)
         self.tell()
 
     def tell(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from isochrone.errors import Conflict, InvalidInput, NotFound
 from isochrone.store import holds
@@ -11,7 +10,7 @@ from isochrone.store import records as r
 from isochrone.store.attachments import hosts_of
 from isochrone.store.catalogue import Consistency, Copy
 from isochrone.store.fence import detach_hint
-from isochrone.store.names import check_name
+from isochrone.store.names import check_name, free_name, instant_name
 from isochrone.store.overlaps import check_unrelated
 from isochrone.store.pool import Pool
 from isochrone.store.volumes import find
@@ -66,13 +65,8 @@ def take(
 
 
 def _free_name(pool: Pool, schedule: str, stamp: int) -> str:
-    time = datetime.fromtimestamp(stamp // 10**9, UTC).strftime("%Y%m%dT%H%M%SZ")
-    base = name = f"{schedule}-{time}" if schedule else time
-    n = 1
-    while name in pool.state.copies:
-        n += 1
-        name = f"{base}-{n}"
-    return name
+    time = instant_name(stamp)
+    return free_name(f"{schedule}-{time}" if schedule else time, pool.state.copies)
 
 
 def find_copy(pool: Pool, name: str) -> Copy:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
+from datetime import UTC, datetime
 from typing import Final
 
 from isochrone.errors import InvalidInput
@@ -21,6 +23,20 @@ def check_name(what: str, name: str) -> str:
             hint=f"use up to {NAME_CHARS_MAX} letters, digits and ._+- (letter or digit first)",
         )
     return name
+
+
+def free_name(base: str, taken: Container[str]) -> str:
+    """The base, or the first of base-2, base-3 and so on that is not taken."""
+    name, n = base, 1
+    while name in taken:
+        n += 1
+        name = f"{base}-{n}"
+    return name
+
+
+def instant_name(stamp: int) -> str:
+    """An instant (ns since 1970) as part of a name: 20260131T120000Z."""
+    return datetime.fromtimestamp(stamp // 10**9, UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def unnumbered(name: str) -> str:

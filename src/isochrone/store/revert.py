@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from isochrone.errors import Conflict, InvalidInput, NotFound, ReadOnly
 from isochrone.store import records as r
 from isochrone.store.catalogue import Copy, Volume
 from isochrone.store.copies import find_copy
-from isochrone.store.names import check_name
+from isochrone.store.names import check_name, free_name, instant_name
 from isochrone.store.overlaps import check_fits, check_no_target
 from isochrone.store.overwrite import NOTHING_AGREED, Permission, images, may_overwrite
 from isochrone.store.pool import Pool
@@ -94,10 +93,4 @@ def _check(pool: Pool, volume: Volume, member: Volume) -> None:
 
 
 def _undo_name(pool: Pool, stamp: int) -> str:
-    time = datetime.fromtimestamp(stamp // 10**9, UTC).strftime("%Y%m%dT%H%M%SZ")
-    base = name = f"before-revert-{time}"
-    n = 1
-    while name in pool.state.copies:
-        n += 1
-        name = f"{base}-{n}"
-    return name
+    return free_name(f"before-revert-{instant_name(stamp)}", pool.state.copies)

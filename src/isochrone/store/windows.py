@@ -16,7 +16,7 @@ from isochrone.errors import Conflict, InvalidInput
 from isochrone.store import points
 from isochrone.store import records as r
 from isochrone.store.catalogue import Copy, Group
-from isochrone.store.names import check_name
+from isochrone.store.names import check_name, free_name
 from isochrone.store.points import Point, Window
 from isochrone.store.pool import Pool
 
@@ -112,7 +112,8 @@ def open_point(
     The copy is this site's own: nothing that comes through the mirror deletes it.
     """
     state = pool.state
-    name = check_name("copy", name) if name else _free_name(pool, group, point)
+    default = f"{group.name}-as-of-{point.cut}"
+    name = check_name("copy", name) if name else free_name(default, state.copies)
     members = members_at(pool, group, point)
     taken = [f"{state.volumes[then].name}@{name}" for _, then in members]
     if name in state.copies or any(export in state.names for export in taken):
@@ -131,15 +132,6 @@ def open_point(
         )
     )
     return state.copies[name]
-
-
-def _free_name(pool: Pool, group: Group, point: Point) -> str:
-    base = name = f"{group.name}-as-of-{point.cut}"
-    n = 1
-    while name in pool.state.copies:
-        n += 1
-        name = f"{base}-{n}"
-    return name
 
 
 class Shedding:
